@@ -1,0 +1,320 @@
+"""The verbs as plain functions; the command line only calls these.
+
+Examples:
+    >>> import ommatid
+    >>> method = ommatid.create("mgsl-net", hidden_dim=32, feature_dim=48, word_dim=48, vocabulary_size=10)
+    >>> method.parameter_count() > 0
+    True
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ommatid import catalogue
+from ommatid.engine.checkpoint import read_checkpoint
+from ommatid.engine.data import DataModule
+from ommatid.engine.experiment import Setup, run_claim
+from ommatid.engine.fit import evaluate as evaluate_method
+from ommatid.engine.fit import fit, seed
+from ommatid.engine.method import Method
+from ommatid.engine.runs import RunDir, environment
+from ommatid.engine.settings import build, merge, to_plain
+from ommatid.engine.sweep import Job, Outcome, locate, run_jobs, target_of
+from ommatid.errors import CheckpointError, InputError, unknown
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training: the run folder, the method with its last weights, its test metrics beside the baselines."""
+
+    run: RunDir
+    method: Method
+    metrics: dict[str, float]
+    baselines: dict[str, dict[str, float]]
+
+
+def method_class(name: str) -> type[Method]:
+    """The class of a method by its catalogue name."""
+    return locate(catalogue.find(name).target)
+
+
+def create(name: str, **settings: Any) -> Method:
+    """A method with fresh weights; `settings` are its constructor's arguments.
+
+    Raises:
+        InputError: the method or an argument is unknown, or a value is not of the expected type.
+    """
+    return build(method_class(name), settings)
+
+
+def load(path: str | Path, **overrides: Any) -> Method:
+    """A trained method from a checkpoint file or a run folder (its best checkpoint).
+
+    Raises:
+        CheckpointError: the file is damaged, of an unknown method, or of a newer version.
+    """
+    file = checkpoint_file(path)
+    checkpoint = read_checkpoint(file)
+    entry = catalogue.find_class(checkpoint.method)
+    if entry is None:
+        raise CheckpointError(
+            f"{file}: a checkpoint of {checkpoint.method}, which this ommatid does not have; "
+            f"expected one of {', '.join(known.class_name for known in catalogue.CATALOGUE)}"
+        )
+    return locate(entry.target).from_checkpoint(file, checkpoint, **overrides)
+
+
+def checkpoint_file(path: str | Path) -> Path:
+    """The checkpoint itself where a run folder is named: the best, or the last where no validation took place."""
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    run = RunDir.open(path)
+    for file in (run.best, run.last):
+        if file.is_file():
+            return file
+    raise CheckpointError(f"{path}: no best.safetensors or last.safetensors inside; the run did not finish")
+
+
+def train(
+    name: str,
+    *,
+    model: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
+    trainer: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    runs: str | Path = "runs",
+    progress: bool = False,
+    compile: bool = False,
+) -> Trained:
+    """Train a method on its embedded data, or on your own with `data={"root": ..., ...}`; then evaluate it.
+
+    Args:
+        name: the method's catalogue name.
+        model, data, trainer: arguments of the method, of its field's data module, of Lightning's Trainer.
+        seed: of weights, draws and sample order; the same seed gives the same bits on the same CPU.
+        runs: where `runs/<method>/<time>/` is made.
+        progress: show a progress bar.
+        compile: train through `torch.compile`.
+    """
+    kind = method_class(name)
+    config = plan(kind, model or {}, data or {}, trainer or {}, seed)
+    run = RunDir.create(runs, name)
+    run.write_config({"method": name, **config, "compile": compile})
+    run.write_json("environment.json", environment())
+    return _train(name, kind, config, run, resume=False, progress=progress, compile=compile)
+
+
+def resume(run: str | Path, *, trainer: Mapping[str, Any] | None = None, progress: bool = False) -> Trained:
+    """Go on with a killed run from its last finished epoch; the result is that of an uninterrupted run, bit for bit."""
+    folder = RunDir.open(run)
+    config = folder.read_config()
+    config["trainer"] = merge(config["trainer"], trainer or {})
+    kind = method_class(config["method"])
+    return _train(config["method"], kind, config, folder, resume=True, progress=progress, compile=config["compile"])
+
+
+def _train(
+    name: str, kind: type[Method], config: Mapping[str, Any], run: RunDir, resume: bool, progress: bool, compile: bool
+) -> Trained:
+    method, module = assemble(kind, config)
+    lightning = fit(method, module, run, config["trainer"], resume=resume, progress=progress, compile=compile)
+    metrics = evaluate_method(method, module, "test", evaluation_options(config["trainer"]))
+    baselines = module.baselines("test")
+    if lightning.is_global_zero:
+        run.write_json("result.json", {"test": metrics, "baselines": baselines, "data": module.describe()})
+    return Trained(run, method, metrics, baselines)
+
+
+def plan(
+    kind: type[Method],
+    model: Mapping[str, Any],
+    data: Mapping[str, Any],
+    trainer: Mapping[str, Any],
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The settings of a training: on embedded data, the method's own small settings lie below the user's."""
+    below = {} if data.get("root") else kind.embedded
+    return {
+        "model": merge(below.get("model", {}), model),
+        "data": merge(below.get("data", {}), {"seed": seed}, data),
+        "trainer": merge(below.get("trainer", {}), trainer),
+        "seed": seed,
+    }
+
+
+def assemble(kind: type[Method], config: Mapping[str, Any]) -> tuple[Method, DataModule]:
+    """Seed, data module and method of a plan."""
+    seed(config["seed"])
+    module = build(kind.data_module, config["data"])
+    return build(kind, merge(kind.arguments_from(module), config["model"])), module
+
+
+def evaluation_options(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the trainer's arguments also concerns an evaluation."""
+    kept = ("accelerator", "devices", "num_nodes", "strategy", "precision", "limit_test_batches")
+    return {name: trainer[name] for name in kept if name in trainer}
+
+
+def evaluate(
+    checkpoint: str | Path,
+    *,
+    data: Mapping[str, Any] | None = None,
+    split: str = "test",
+    trainer: Mapping[str, Any] | None = None,
+) -> dict[str, dict[str, float]]:
+    """Metrics of a checkpoint and of the field's trivial baselines on one split.
+
+    The data are those of the checkpoint's run unless `data` names others.
+    """
+    method = load(checkpoint)
+    module = build(type(method).data_module, data_settings(checkpoint, type(method), data or {}))
+    metrics = evaluate_method(method, module, split, trainer)
+    return {"model": metrics, **module.baselines(split)}
+
+
+def data_settings(checkpoint: str | Path, kind: type[Method], data: Mapping[str, Any]) -> dict[str, Any]:
+    """The data of the checkpoint's run, with `data` on top; other data altogether where `data` names a root."""
+    if data.get("root"):
+        return dict(data)
+    file = checkpoint_file(checkpoint)
+    if (file.parent / "config.yaml").is_file():
+        return merge(RunDir(file.parent).read_config()["data"], data)
+    return merge(kind.embedded.get("data", {}), data)
+
+
+def predict(checkpoint: str | Path, *, out: str | Path | None = None, **inputs: Any) -> Any:
+    """The prediction of a checkpoint for your own input; drawn to `out` where given.
+
+    `inputs` are the arguments of the field's `predict` (`video` and `sentence` in grounding, `image` in transfer).
+    """
+    from ommatid.engine.settings import call
+
+    method = load(checkpoint)
+    prediction = call(method.predict, inputs)  # type: ignore[operator]
+    if out is not None:
+        prediction.draw(Path(out))
+    return prediction
+
+
+def compare(
+    what: str | Sequence[str],
+    *,
+    data: Mapping[str, Any] | None = None,
+    model: Mapping[str, Any] | None = None,
+    trainer: Mapping[str, Any] | None = None,
+    seeds: int = 1,
+    processes: int = 1,
+    cluster: str | None = None,
+    folder: str | Path = "runs/compare",
+) -> dict[str, Any]:
+    """Train the methods of a field (or the named ones) on the same data, budget and seeds; one record with all numbers.
+
+    Returns:
+        `data`, `methods` (name -> metrics and costs, one value a seed) and `baselines` (name -> metrics).
+    """
+    chosen = _chosen_methods(what)
+    jobs: dict[str, list[Job]] = {}
+    for name in chosen:
+        kind = method_class(name)
+        config = plan(kind, model or {}, data or {}, trainer or {})
+        jobs[name] = [
+            Job(target_of(kind), to_plain(config["model"]), _without_seed(config["data"]), config["trainer"], number)
+            for number in range(seeds)
+        ]
+    outcomes = run_jobs([job for group in jobs.values() for job in group], Path(folder), processes, cluster)
+    first = method_class(chosen[0])
+    module = build(first.data_module, plan(first, {}, data or {}, {})["data"])
+    methods = {name: [outcomes[job.key] for job in group] for name, group in jobs.items()}
+    return {
+        "data": module.describe(),
+        "seeds": list(range(seeds)),
+        "methods": {name: _costs(group) for name, group in methods.items()},
+        "baselines": module.baselines("test"),
+    }
+
+
+def _chosen_methods(what: str | Sequence[str]) -> list[str]:
+    if isinstance(what, str):
+        if what not in catalogue.FIELDS and what not in catalogue.names():
+            raise unknown("field or method", what, [*catalogue.FIELDS, *catalogue.names()])
+        what = catalogue.names(what) if what in catalogue.FIELDS else [what]
+    fields = {catalogue.find(name).field for name in what}
+    if len(fields) != 1:
+        raise InputError(f"compare: methods of the fields {sorted(fields)} have no common protocol, expected one field")
+    return list(what)
+
+
+def _without_seed(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if name != "seed"}
+
+
+def _costs(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    metrics = {name: [outcome.metrics[name] for outcome in outcomes] for name in outcomes[0].metrics}
+    return {
+        "metrics": metrics,
+        "seconds": [outcome.seconds for outcome in outcomes],
+        "peak_memory": [outcome.peak_memory for outcome in outcomes],
+        "parameters": outcomes[0].parameters,
+    }
+
+
+def claim(
+    name: str,
+    *,
+    seeds: int = 5,
+    processes: int = 1,
+    cluster: str | None = None,
+    folder: str | Path = "runs/claims",
+    results: str | Path | None = None,
+    tune: bool = True,
+    on_done: Any = None,
+) -> list[dict[str, Any]]:
+    """Re-test a method's claims (or the one named); the records, also written to `results` where given.
+
+    Args:
+        name: a method ("cmi": all its claims) or one claim ("cmi-student").
+        processes: local processes side by side; `cluster`: address of a Ray cluster instead.
+        folder: where every finished training is kept, so that an interrupted run goes on.
+        tune: choose the tuned settings of every arm on the validation split first.
+    """
+    records = []
+    for kind, chosen in _chosen_claims(name):
+        # Claims of one method share a folder: where two have an arm in common, it is trained once.
+        setup = Setup(tuple(range(seeds)), processes, cluster, Path(folder) / catalogue_name(kind), tune, on_done)
+        record = run_claim(kind, chosen, setup)
+        records.append(record)
+        if results is not None:
+            RunDir(Path(results)).write_json(f"{chosen.name}.json", record)
+    return records
+
+
+def _chosen_claims(name: str) -> list[tuple[type[Method], Any]]:
+    every = {entry.name: method_class(entry.name) for entry in catalogue.CATALOGUE}
+    if name in every:
+        return [(every[name], item) for item in every[name].claims]
+    by_name = {item.name: (kind, item) for kind in every.values() for item in kind.claims}
+    if name not in by_name:
+        raise unknown("method or claim", name, [*every, *by_name])
+    return [by_name[name]]
+
+
+def catalogue_name(kind: type[Method]) -> str:
+    """The catalogue name of a method's class."""
+    entry = catalogue.find_class(kind.__name__)
+    return entry.name if entry else kind.__name__
+
+
+def export(checkpoint: str | Path, format: str, out: str | Path | None = None) -> tuple[Path, float]:
+    """Export a checkpoint as a graph and compare it with the method; the file and the largest absolute difference."""
+    from ommatid.engine.export import export_method
+
+    method = load(checkpoint)
+    file = checkpoint_file(checkpoint)
+    suffix = {"torch": ".pt2", "onnx": ".onnx"}
+    if format not in suffix:
+        raise unknown("export format", format, suffix)
+    path = Path(out) if out else file.with_suffix(suffix[format])
+    return path, export_method(method, path, format)

@@ -1,0 +1,103 @@
+"""The table of contents: every method that works, importable without torch."""
+
+from dataclasses import dataclass
+
+from ommatid.errors import unknown
+
+FIELDS = {
+    "grounding": "clip features + sentence -> scored moments",
+    "transfer": "a trained model, or few or no labels -> a classifier",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method.
+
+    Attributes:
+        target: "module:Class" of the method.
+        embedded: name of the data set that it learns on without a download.
+        summary: the idea in one line.
+    """
+
+    name: str
+    title: str
+    field: str
+    target: str
+    embedded: str
+    summary: str
+    arxiv: str
+    authors: str
+    venue: str
+    year: int
+
+    @property
+    def class_name(self) -> str:
+        return self.target.partition(":")[2]
+
+    @property
+    def paper(self) -> str:
+        return f"arXiv:{self.arxiv}"
+
+    def bibtex(self) -> str:
+        """How to cite the paper."""
+        return (
+            f"@inproceedings{{{self.name.replace('-', '')}{self.year},\n  title = {{{self.title}}},\n"
+            f"  author = {{{self.authors}}},\n  booktitle = {{{self.venue}}},\n  year = {{{self.year}}},\n"
+            f"  eprint = {{{self.arxiv}}},\n  archivePrefix = {{arXiv}}\n}}"
+        )
+
+
+CATALOGUE = (
+    Entry(
+        name="cmi",
+        title="Contrastive Model Inversion for Data-Free Knowledge Distillation",
+        field="transfer",
+        target="ommatid.transfer.cmi:CMI",
+        embedded="digits",
+        summary="Recover diverse training-like images from a trained network and distil a student on them, without data.",
+        arxiv="2105.08584",
+        authors="Fang, G. and Song, J. and Wang, X. and Shen, C. and Wang, X. and Song, M.",
+        venue="IJCAI",
+        year=2021,
+    ),
+    Entry(
+        name="mgsl-net",
+        title="Memory-Guided Semantic Learning Network for Temporal Sentence Grounding",
+        field="grounding",
+        target="ommatid.grounding.mgsl_net:MGSLNet",
+        embedded="world-grounding",
+        summary="Find a sentence's moment in a video; slot memories keep rarely seen words from being forgotten.",
+        arxiv="2201.00454",
+        authors="Liu, D. and Qu, X. and Di, X. and Cheng, Y. and Xu, Z. and Zhou, P.",
+        venue="AAAI",
+        year=2022,
+    ),
+)
+
+
+def names(field: str | None = None) -> list[str]:
+    """Names of all methods, or of one field's.
+
+    Examples:
+        >>> "mgsl-net" in names("grounding")
+        True
+    """
+    return [entry.name for entry in CATALOGUE if field in (None, entry.field)]
+
+
+def find(name: str) -> Entry:
+    """The entry of a method by its name.
+
+    Raises:
+        InputError: no such method; the message names the nearest.
+    """
+    for entry in CATALOGUE:
+        if entry.name == name:
+            return entry
+    raise unknown("method", name, names())
+
+
+def find_class(class_name: str) -> Entry | None:
+    """The entry whose class has this name."""
+    return next((entry for entry in CATALOGUE if entry.class_name == class_name), None)

@@ -1,0 +1,556 @@
+"""The command `ommatid`. It parses, calls a function of the library, and prints; nothing else happens here.
+
+torch is imported only by the verbs that need it, so that `ommatid list` answers at once.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ommatid import __version__, catalogue
+from ommatid.errors import InputError, OmmatidError, unknown
+
+Arguments = argparse.Namespace
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A subcommand: one line of help, what it takes, what it does.
+
+    Attributes:
+        groups: names of the settings groups (`--model.x` ...) that are passed on to constructors.
+    """
+
+    summary: str
+    declare: Callable[[argparse.ArgumentParser], object]
+    run: Callable[[Arguments], int | None]
+    groups: tuple[str, ...] = ()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code is 0, 1 (a check found faults), 2 (bad input) or 130 (interrupted)."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv
+    argv = [word for word in argv if word != "--debug"]
+    try:
+        return _dispatch(argv)
+    except OmmatidError as error:
+        if debug:
+            raise
+        print(f"ommatid: error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    except KeyboardInterrupt:
+        print("ommatid: interrupted", file=sys.stderr)  # noqa: T201
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has left (`ommatid list | head`); Python would complain once more on exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_overview())  # noqa: T201
+        return 0
+    if argv[0] in ("-V", "--version"):
+        print(f"ommatid {__version__}")  # noqa: T201
+        return 0
+    name, rest = argv[0], argv[1:]
+    if name not in VERBS:
+        raise unknown("command", name, VERBS)
+    verb = VERBS[name]
+    parser = _Parser(prog=f"ommatid {name}", description=verb.summary, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verb.declare(parser)
+    if verb.groups:
+        parser.epilog = _settings_help(verb, rest)
+    arguments, left = parser.parse_known_args(rest)
+    settings, left = split_settings(left, verb.groups)
+    if left:
+        options = [option for action in parser._actions for option in action.option_strings]
+        if left[0].startswith("-"):
+            raise unknown(f"option of 'ommatid {name}'", left[0].split("=")[0], [*options, *(f"--{g}.x" for g in verb.groups)])
+        raise InputError(f"ommatid {name}: unexpected argument {left[0]!r}; see 'ommatid {name} --help'")
+    for group, values in settings.items():
+        setattr(arguments, group, values)
+    return verb.run(arguments) or 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose errors are our errors: one sentence, exit code 2, no usage text."""
+
+    def error(self, message: str) -> Any:
+        raise InputError(f"{self.prog}: {message}; see '{self.prog} --help'")
+
+
+def _overview() -> str:
+    lines = [f"ommatid {__version__}: published vision and multimodal methods by name", "", "commands:"]
+    lines += [f"  {name:<10} {verb.summary}" for name, verb in VERBS.items()]
+    lines += ["", "'ommatid COMMAND --help' explains a command; --debug shows the traceback of an error."]
+    return "\n".join(lines)
+
+
+# -- settings: --model.x, --data.x, --trainer.x, --config FILE ---------------------------------------------------------
+
+
+def split_settings(words: Sequence[str], groups: Sequence[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Options of the form `--group.name value`, nested by their dots, apart from everything else; values are YAML.
+
+    Examples:
+        >>> split_settings(["--model.recipe.lr", "1e-3", "--data.root=x", "rest"], ["model", "data"])
+        ({'model': {'recipe': {'lr': 0.001}}, 'data': {'root': 'x'}}, ['rest'])
+    """
+    settings: dict[str, dict[str, Any]] = {group: {} for group in groups}
+    left: list[str] = []
+    waiting = iter(words)
+    for word in waiting:
+        name, equals, value = word.removeprefix("--").partition("=")
+        group, dot, path = name.partition(".")
+        if not (word.startswith("--") and dot and group in settings):
+            left.append(word)
+            continue
+        if not equals:
+            value = next(waiting, "")
+            if not value or value.startswith("--"):
+                raise InputError(f"--{name} needs a value")
+        layer = settings[group]
+        *parents, last = path.split(".")
+        for parent in parents:
+            layer = layer.setdefault(parent, {})
+        layer[last] = _value(value)
+    return settings, left
+
+
+def _value(text: str) -> Any:
+    """A word of the command line as YAML; 1e-3 is a number, whatever YAML 1.1 says."""
+    import yaml
+
+    try:
+        return float(text) if "e" in text.lower() and text.lower() not in ("true", "false") else yaml.safe_load(text)
+    except ValueError:
+        pass
+    except yaml.YAMLError:
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _settings(arguments: Arguments) -> dict[str, dict[str, Any]]:
+    """Settings of the config file, those of the command line on top."""
+    from ommatid.engine.settings import merge
+
+    given = {group: getattr(arguments, group, {}) for group in ("model", "data", "trainer")}
+    if getattr(arguments, "config", None) is None:
+        return given
+    config = _read_config(Path(arguments.config))
+    return {group: merge(config.get(group) or {}, values) for group, values in given.items()}
+
+
+def _read_config(path: Path) -> Mapping[str, Any]:
+    import yaml
+
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"--config {path}: cannot be read as YAML ({type(error).__name__})") from error
+    known = ("method", "model", "data", "trainer", "seed", "compile")
+    if not isinstance(config, dict):
+        raise InputError(f"--config {path}: found {type(config).__name__}, expected the groups {', '.join(known)}")
+    for name, value in config.items():
+        if name not in known:
+            raise unknown(f"entry of {path}", str(name), known)
+        if name in ("model", "data", "trainer") and not isinstance(value or {}, dict):
+            raise InputError(f"--config {path}: {name} is {value!r}, expected a group of settings")
+    return config
+
+
+def _settings_help(verb: Verb, rest: Sequence[str]) -> str | None:
+    """What `--model.x` and `--data.x` can be: for the named method where there is one."""
+    if not {"-h", "--help"} & set(rest):
+        return None
+    named = [word for word in rest if word in catalogue.names()]
+    if not named:
+        groups = ", ".join(f"--{group}.x" for group in verb.groups)
+        return f"{groups} set constructor arguments; name a method before --help to see them."
+    return _constructor_help(named[0], verb.groups)
+
+
+def _constructor_help(name: str, groups: Sequence[str]) -> str:
+    from ommatid.api import method_class
+    from ommatid.engine.settings import constructor_arguments, is_plain, to_plain
+
+    kind = method_class(name)
+    lines = []
+    for group, target in {"model": kind, "data": kind.data_module}.items():
+        if group in groups:
+            lines += [f"--{group}.x (arguments of {target.__name__}):"]
+            for argument, parameter in constructor_arguments(target).items():
+                default = parameter.default if is_plain(parameter.default) else to_plain(parameter.default)
+                if isinstance(default, dict):
+                    lines += [f"  --{group}.{argument}.{key} (default: {value})" for key, value in default.items()]
+                else:
+                    lines += [f"  --{group}.{argument} (default: {default})"]
+    if "trainer" in groups:
+        lines += ["--trainer.x: any argument of Lightning's Trainer (max_steps, max_epochs, accelerator, devices, strategy,"]
+        lines += ["  num_nodes, precision, accumulate_grad_batches, ...)"]
+    if kind.embedded:
+        lines += [f"on embedded data, without --data.root: {json.dumps(kind.embedded)}"]
+    return "\n".join(lines)
+
+
+# -- verbs ------------------------------------------------------------------------------------------------------------
+
+
+def _declare_list(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--field", help="only methods of this field")
+    _json(parser)
+
+
+def _list(arguments: Arguments) -> None:
+    if arguments.field and arguments.field not in catalogue.FIELDS:
+        raise unknown("field", arguments.field, catalogue.FIELDS)
+    entries = [entry for entry in catalogue.CATALOGUE if arguments.field in (None, entry.field)]
+    if arguments.json:
+        _print_json([_entry_json(entry) for entry in entries])
+        return
+    width = max(len(entry.name) for entry in entries)
+    for entry in entries:
+        print(f"{entry.name:<{width}}  {entry.field:<12} {entry.paper:<17} {entry.summary}")  # noqa: T201
+
+
+def _declare_show(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("method", help="name in the catalogue")
+    _json(parser)
+
+
+def _show(arguments: Arguments) -> None:
+    entry = catalogue.find(arguments.method)
+    if arguments.json:
+        _print_json(_entry_json(entry))
+        return
+    lines = [
+        f"{entry.name}: {entry.title}",
+        f"{entry.authors} {entry.venue} {entry.year}, {entry.paper}",
+        "",
+        entry.summary,
+        f"field: {entry.field} ({catalogue.FIELDS[entry.field]})",
+        f"embedded data: {entry.embedded}",
+        f"class: {entry.target}",
+        "",
+        entry.bibtex(),
+        "",
+        f"train it:   ommatid train {entry.name}",
+        f"re-test it: ommatid claim {entry.name}",
+    ]
+    print("\n".join(lines))  # noqa: T201
+
+
+def _entry_json(entry: catalogue.Entry) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {**asdict(entry), "bibtex": entry.bibtex()}
+
+
+def _declare_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("method", nargs="?", help="name in the catalogue")
+    parser.add_argument("--config", help="YAML file with the groups model, data, trainer")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, draws and sample order (default: 0)")
+    parser.add_argument("--runs", default="runs", help="where the run folder is made (default: runs)")
+    parser.add_argument("--resume", metavar="RUN", help="go on with a killed run")
+    parser.add_argument("--compile", action="store_true", help="train through torch.compile")
+    _json(parser)
+
+
+def _train(arguments: Arguments) -> None:
+    settings = _settings(arguments)
+    if arguments.resume is None and arguments.method is None:
+        raise InputError("ommatid train: name a method, or a run with --resume; 'ommatid list' shows the methods")
+    if arguments.method is not None:
+        catalogue.find(arguments.method)
+    from ommatid import api
+
+    if arguments.resume is not None:
+        trained = api.resume(arguments.resume, trainer=settings["trainer"], progress=_progress(arguments))
+    else:
+        trained = api.train(
+            arguments.method,
+            **settings,
+            seed=arguments.seed,
+            runs=arguments.runs,
+            progress=_progress(arguments),
+            compile=arguments.compile,
+        )
+    columns = {"model": trained.metrics, **trained.baselines}
+    if arguments.json:
+        _print_json({"run": str(trained.run.path), "metrics": columns})
+        return
+    _print_metrics(columns, f"test metrics of {trained.run.path}")
+
+
+def _declare_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", help="a run folder or a .safetensors checkpoint")
+    parser.add_argument("--split", default="test", help="split to evaluate on (default: test)")
+    _json(parser)
+
+
+def _evaluate(arguments: Arguments) -> None:
+    from ommatid import api
+
+    columns = api.evaluate(arguments.checkpoint, data=arguments.data, split=arguments.split, trainer=arguments.trainer)
+    if arguments.json:
+        _print_json(columns)
+        return
+    _print_metrics(columns, f"{arguments.split} metrics of {arguments.checkpoint}")
+
+
+def _declare_predict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", help="a run folder or a .safetensors checkpoint")
+    parser.add_argument("--out", help="picture of the result (.png)")
+    for name, meaning in {
+        "video": "video file, or a file of clip features",
+        "sentence": "what to look for in the video",
+        "duration": "seconds of the video, for a feature file",
+        "image": "image file",
+        "top": "how many answers",
+    }.items():
+        parser.add_argument(f"--{name}", help=meaning, type=_value)
+    _json(parser)
+
+
+def _predict(arguments: Arguments) -> None:
+    from ommatid import api
+
+    names = ("video", "sentence", "duration", "image", "top")
+    inputs = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    for text in ("video", "sentence", "image"):
+        if text in inputs:
+            inputs[text] = str(inputs[text])
+    prediction = api.predict(arguments.checkpoint, out=arguments.out, **inputs)
+    if arguments.json:
+        _print_json(prediction.to_json())
+        return
+    from ommatid.report.tables import console, table
+
+    content = prediction.to_json()
+    (rows,) = [value for value in content.values() if isinstance(value, list)]
+    title = ", ".join(f"{name}: {value}" for name, value in content.items() if not isinstance(value, list))
+    console().print(table(list(rows[0]), [list(row.values()) for row in rows], title))
+    if arguments.out:
+        print(f"drawn to {arguments.out}")  # noqa: T201
+
+
+def _declare_compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", help="a field, or one method of it")
+    parser.add_argument("--methods", nargs="+", help="only these methods")
+    parser.add_argument("--seeds", type=_positive, default=1, help="trainings a method (default: 1)")
+    _sweep(parser)
+    parser.add_argument("--out", default="runs/compare", help="where results are kept (default: runs/compare)")
+    _json(parser)
+
+
+def _compare(arguments: Arguments) -> None:
+    from ommatid import api
+
+    record = api.compare(
+        arguments.methods or arguments.what,
+        data=arguments.data,
+        model=arguments.model,
+        trainer=arguments.trainer,
+        seeds=arguments.seeds,
+        processes=arguments.jobs,
+        cluster=arguments.cluster,
+        folder=arguments.out,
+    )
+    if arguments.json:
+        _print_json(record)
+        return
+    from ommatid.report.page import write_comparison
+    from ommatid.report.tables import comparison_table, console
+
+    console().print(comparison_table(record))
+    page = write_comparison(Path(arguments.out), record)
+    print(f"page: {page}")  # noqa: T201
+
+
+def _declare_claim(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("claim", help="a method (all its claims) or one claim")
+    parser.add_argument("--seeds", type=_positive, default=5, help="trainings an arm (default: 5)")
+    _sweep(parser)
+    parser.add_argument("--out", default="results/claims", help="where records go (default: results/claims)")
+    parser.add_argument("--runs", default="runs/claims", help="where finished trainings are kept (default: runs/claims)")
+    parser.add_argument("--no-tune", action="store_true", help="skip the tuning that every arm gets alike")
+    _json(parser)
+
+
+def _claim(arguments: Arguments) -> None:
+    from ommatid import api
+
+    shown = None if arguments.json else _job_line
+    records = api.claim(
+        arguments.claim,
+        seeds=arguments.seeds,
+        processes=arguments.jobs,
+        cluster=arguments.cluster,
+        folder=arguments.runs,
+        results=arguments.out,
+        tune=not arguments.no_tune,
+        on_done=shown,
+    )
+    if arguments.json:
+        _print_json(records)
+        return
+    from ommatid.report.tables import claim_table, console, effect_table
+
+    for record in records:
+        console().print(record["statement"])
+        console().print(claim_table(record))
+        console().print(effect_table(record))
+
+
+def _job_line(stage: str, job: Any, outcome: Any, kept: bool) -> None:
+    how = "kept from before" if kept else f"{outcome.seconds:.1f} s"
+    print(f"{stage}: seed {job.seed}, {json.dumps(job.model, sort_keys=True)[:100]}: {how}", file=sys.stderr)  # noqa: T201
+
+
+def _declare_data(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(dest="action", required=True, metavar="make|check|features")
+    make = verbs.add_parser("make", help="write an embedded set to disk in an official format")
+    make.add_argument("name", help="name of the embedded set, such as world-grounding or digits")
+    make.add_argument("--out", required=True, help="folder to write")
+    make.add_argument("--format", help="official format (default: the first the set can write)")
+    make.add_argument("--view", help="view of a world")
+    make.add_argument("--seed", type=int, default=0)
+    check = verbs.add_parser("check", help="read your data and report every faulty record")
+    check.add_argument("root", help="folder of the data")
+    check.add_argument("--format", default="auto", help="format to read it as (default: auto)")
+    features = verbs.add_parser("features", help="take clip features from your videos")
+    features.add_argument("videos", help="folder of video files, or one file")
+    features.add_argument("--out", required=True, help="folder for one .npy a video")
+    features.add_argument("--backbone", default="resnet50", help="timm model (default: resnet50)")
+    features.add_argument("--weights", help="weights file of the backbone (default: timm's pretrained weights)")
+    features.add_argument("--fps", type=float, default=2.0, help="clips a second (default: 2)")
+    for each in (make, check, features):
+        _json(each)
+
+
+def _data(arguments: Arguments) -> int:
+    from ommatid import datasets
+
+    return {"make": datasets.make, "check": datasets.check, "features": datasets.features}[arguments.action](arguments)
+
+
+def _declare_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", help="a run folder or a .safetensors checkpoint")
+    parser.add_argument("--format", default="torch", help="torch (a .pt2 program) or onnx (default: torch)")
+    parser.add_argument("--out", help="file to write (default: beside the checkpoint)")
+    _json(parser)
+
+
+def _export(arguments: Arguments) -> None:
+    from ommatid import api
+
+    path, difference = api.export(arguments.checkpoint, arguments.format, arguments.out)
+    if arguments.json:
+        _print_json({"path": str(path), "largest_difference": difference})
+        return
+    print(f"{path}: same numbers as the checkpoint, largest difference {difference:.2e}")  # noqa: T201
+
+
+def _declare_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", help="a run folder, or the folder of claim results")
+    parser.add_argument("--out", help="page to write (default: report.html in the folder)")
+
+
+def _report(arguments: Arguments) -> None:
+    from ommatid.report.page import write_report
+
+    print(write_report(Path(arguments.run), Path(arguments.out) if arguments.out else None))  # noqa: T201
+
+
+def _declare_doctor(parser: argparse.ArgumentParser) -> None:
+    _json(parser)
+
+
+def _doctor(arguments: Arguments) -> int:
+    from ommatid.doctor import examine
+
+    findings = examine()
+    if arguments.json:
+        _print_json([finding.to_json() for finding in findings])
+    else:
+        for finding in findings:
+            print(f"{'ok  ' if finding.ok else 'FAIL'} {finding.name}: {finding.text}")  # noqa: T201
+    return 0 if all(finding.ok for finding in findings) else 1
+
+
+def _declare_demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", default="demo", help="folder of the demo (default: demo)")
+
+
+def _demo(arguments: Arguments) -> None:
+    from ommatid.demo import run_demo
+
+    run_demo(Path(arguments.out))
+
+
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON for a program to read")
+
+
+def _sweep(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--jobs", type=_positive, default=1, help="local processes side by side (default: 1)")
+    parser.add_argument("--cluster", help="address of a Ray cluster ('auto' or ray://host:port)")
+
+
+def _positive(text: str) -> int:
+    number = int(text) if text.isdigit() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1, found {text!r}")
+    return number
+
+
+def _progress(arguments: Arguments) -> bool:
+    return sys.stderr.isatty() and not arguments.json
+
+
+def _print_json(content: Any) -> None:
+    print(json.dumps(_without_nan(content), indent=2, ensure_ascii=False))  # noqa: T201
+
+
+def _without_nan(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {name: _without_nan(value) for name, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and content != content else content
+
+
+def _print_metrics(columns: Mapping[str, Mapping[str, float]], title: str) -> None:
+    from ommatid.report.tables import console, metric_table
+
+    console().print(metric_table(columns, title))
+
+
+VERBS = {
+    "list": Verb("the methods, one line each", _declare_list, _list),
+    "show": Verb("one method: paper, data, how to cite it", _declare_show, _show),
+    "train": Verb("train a method on embedded data or on your own", _declare_train, _train, ("model", "data", "trainer")),
+    "evaluate": Verb("metrics of a checkpoint beside trivial baselines", _declare_evaluate, _evaluate, ("data", "trainer")),
+    "predict": Verb("predict on your own input and draw the result", _declare_predict, _predict),
+    "compare": Verb("methods of a field under one protocol", _declare_compare, _compare, ("model", "data", "trainer")),
+    "claim": Verb("re-test a paper's central claim", _declare_claim, _claim),
+    "data": Verb("write embedded sets, check your own, take features from videos", _declare_data, _data),
+    "export": Verb("a checkpoint as a torch or ONNX program", _declare_export, _export),
+    "report": Verb("a run or claim results as one HTML page", _declare_report, _report),
+    "doctor": Verb("check the installation", _declare_doctor, _doctor),
+    "demo": Verb("both worlds in three minutes: pictures and tables in demo/index.html", _declare_demo, _demo),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

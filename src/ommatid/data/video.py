@@ -1,0 +1,159 @@
+"""Reading videos, and taking clip features from them with any timm backbone."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from ommatid.errors import InputError, MissingDependency
+
+SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".gif"})
+
+
+def read_clips(path: str | Path, fps: float) -> Iterator[tuple[float, UInt8[np.ndarray, "height width 3"]]]:
+    """Frames of a video at a steady rate: for the middle of every 1/fps seconds, the frame shown then, with its time.
+
+    The times of the frames themselves count, not a frame rate that the header may state wrongly.
+
+    Raises:
+        InputError: the file is missing, no video, or damaged before its first frame.
+    """
+    if not fps > 0:
+        raise InputError(f"fps must be above 0, found {fps}")
+    path, step = Path(path), 1.0 / fps
+    if not path.is_file():
+        raise InputError(f"{path}: no such video file")
+    due, last, first, end = 0.5 * step, None, 0.0, 0.0
+    for moment, image, length in _decode(path):
+        if last is None:
+            first = moment
+        moment -= first
+        while last is not None and due < moment:
+            yield due, last
+            due += step
+        last, end = image(), moment + length
+    if last is None:
+        raise InputError(f"{path}: holds no readable video frame")
+    # Clips that the last frame fills; a video shorter than one clip still has one.
+    while due < end or due <= 0.5 * step:
+        yield due, last
+        due += step
+
+
+def video_duration(path: str | Path) -> float:
+    """Seconds from the first frame to the end of the last one, by decoding."""
+    first, end = None, 0.0
+    for moment, _, length in _decode(Path(path)):
+        first = moment if first is None else first
+        end = moment + length - first
+    if first is None:
+        raise InputError(f"{path}: holds no readable video frame")
+    return end
+
+
+def _decode(path: Path) -> Iterator[tuple[float, Any, float]]:
+    """(time, image as a function, seconds shown) of every frame; a file that breaks off ends where it breaks."""
+    av = _pyav()
+    try:
+        container = av.open(str(path))
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable video ({type(error).__name__})") from error
+    with container:
+        if not container.streams.video:
+            raise InputError(f"{path}: holds no video stream")
+        stream = container.streams.video[0]
+        rate = float(stream.average_rate or 25)
+        count = 0
+        try:
+            for frame in container.decode(stream):
+                moment = frame.time if frame.time is not None else count / rate
+                count += 1
+                yield moment, lambda frame=frame: frame.to_ndarray(format="rgb24"), 1.0 / rate
+        except av.error.FFmpegError:
+            if not count:
+                raise InputError(f"{path}: damaged before its first frame") from None
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """Clip features of a video: `fps` frames a second through a timm backbone.
+
+    Attributes:
+        backbone: timm's name of the model, CLIP's image towers among them.
+        weights: file of the backbone's weights; timm's pretrained ones where None; "random" for a net that has learned nothing.
+    """
+
+    backbone: str = "resnet50"
+    weights: str | None = None
+    fps: float = 2.0
+    batch_size: int = 32
+
+    @cached_property
+    def network(self) -> nn.Module:
+        import timm
+
+        if not timm.is_model(self.backbone):
+            raise InputError(f"unknown timm backbone {self.backbone!r}; 'timm.list_models()' shows what there is")
+        try:
+            model = timm.create_model(self.backbone, pretrained=self.weights is None, num_classes=0)
+        except Exception as error:  # the hub client raises many kinds
+            raise InputError(
+                f"pretrained weights of {self.backbone} could not be fetched ({type(error).__name__}); give a weights file"
+            ) from error
+        if self.weights not in (None, "random"):
+            _load_backbone(model, Path(str(self.weights)))
+        return model.eval()
+
+    @torch.inference_mode()
+    def __call__(self, path: str | Path) -> tuple[Float[Tensor, "clip channel"], float]:
+        """Features of a video's clips, and its duration in seconds."""
+        features, batch, end = [], [], 0.0
+        for moment, image in read_clips(path, self.fps):
+            batch.append(torch.from_numpy(image))
+            end = moment + 0.5 / self.fps
+            if len(batch) == self.batch_size:
+                features.append(self._embed(batch))
+                batch = []
+        if batch:
+            features.append(self._embed(batch))
+        return torch.cat(features), end
+
+    def _embed(self, frames: list[UInt8[Tensor, "height width 3"]]) -> Float[Tensor, "clip channel"]:
+        config = self.network.pretrained_cfg  # type: ignore[union-attr]
+        size = config["input_size"][-2:]
+        images = torch.stack(frames).permute(0, 3, 1, 2).float() / 255
+        images = F.interpolate(images, size, mode="bilinear", antialias=True)
+        mean, std = (torch.tensor(config[key])[:, None, None] for key in ("mean", "std"))
+        return self.network((images - mean) / std)
+
+    def write(self, folder: Path) -> None:
+        """Write down how the features of a folder were taken, so that predictions take theirs alike."""
+        (folder / "extractor.json").write_text(json.dumps(asdict(self), indent=2), encoding="utf-8")
+
+
+def _load_backbone(model: nn.Module, path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f"{path}: no such weights file")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(f"{path}: not a readable weights file ({type(error).__name__})") from error
+    missing = model.load_state_dict(state, strict=False).missing_keys
+    if missing:
+        raise InputError(f"{path}: lacks {len(missing)} weights of the backbone (first: {missing[0]})")
+
+
+def _pyav() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise MissingDependency("reading videos needs PyAV: pip install 'ommatid[video]'") from error
+    return av

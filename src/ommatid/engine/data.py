@@ -1,0 +1,113 @@
+"""The data side of training: splits, loaders, and an order of samples that depends on the seed alone."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal
+
+from lightning.pytorch import LightningDataModule
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
+
+from ommatid.engine.batch import Batch
+from ommatid.errors import InputError, unknown
+
+Split = Literal["train", "val", "test"]
+
+
+class DataModule(LightningDataModule):
+    """Base of every field's data module.
+
+    A field says how a split is read (`dataset`) and how samples become its batch (`collate`). The order of the training
+    samples follows from the seed and the epoch only: a resumed run, and every arm of a claim, sees the same order.
+    """
+
+    splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
+
+    def __init__(self, batch_size: int = 32, workers: int = 0, seed: int = 0) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, found {batch_size}")
+        self.batch_size, self.workers, self.seed = batch_size, workers, seed
+        self.evaluated_split = "test"
+
+    def dataset(self, split: str) -> Dataset[Any]:
+        """The samples of one split."""
+        raise NotImplementedError
+
+    def collate(self, samples: Sequence[Any]) -> Batch:
+        """Samples as one padded batch."""
+        raise NotImplementedError
+
+    def baselines(self, split: str) -> dict[str, dict[str, float]]:
+        """Metrics of the trivial predictors that the field prints next to every model; none unless the field says so."""
+        return {}
+
+    def describe(self) -> dict[str, Any]:
+        """What the data are: name, sizes, where from; printed and kept with every result."""
+        return {"seed": self.seed}
+
+    def check_split(self, split: str) -> str:
+        if split not in self.splits:
+            raise unknown("split", split, self.splits)
+        return split
+
+    def first_batch(self, split: str = "train", size: int | None = None) -> Batch:
+        """The first samples of a split as one batch."""
+        dataset = self.dataset(split)
+        size = min(size or self.batch_size, len(dataset))  # type: ignore[arg-type]
+        return self.collate([dataset[index] for index in range(size)])
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return self._loader("train", shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self._loader("val", shuffle=False)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self._loader(self.evaluated_split, shuffle=False)
+
+    def _loader(self, split: str, shuffle: bool) -> DataLoader[Any]:
+        dataset = self.dataset(self.check_split(split))
+        trainer = self.trainer
+        replicas, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
+        # Used on one process too: its order is a function of seed and epoch, whatever was drawn before.
+        sampler: DistributedSampler[Any] = DistributedSampler(dataset, replicas, rank, shuffle=shuffle, seed=self.seed)
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            collate_fn=_Collate(self.collate),
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=bool(trainer) and trainer.strategy.root_device.type == "cuda",
+            drop_last=shuffle and len(dataset) >= self.batch_size * replicas,  # type: ignore[arg-type]
+        )
+
+
+class _Collate:
+    """A picklable callable, so that loader workers may be spawned."""
+
+    def __init__(self, function: Callable[[Sequence[Any]], Batch]) -> None:
+        self.function = function
+
+    def __call__(self, samples: Sequence[Any]) -> Batch:
+        return self.function(samples)
+
+
+def pad_first(tensors: Sequence[Tensor], length: int | None = None) -> tuple[Tensor, Tensor]:
+    """Stack tensors of different first axes, zero-padded behind, with the mask of what is real.
+
+    Examples:
+        >>> import torch
+        >>> padded, mask = pad_first([torch.ones(1), torch.ones(3)])
+        >>> padded.tolist(), mask.tolist()
+        ([[1.0, 0.0, 0.0], [1.0, 1.0, 1.0]], [[True, False, False], [True, True, True]])
+    """
+
+    lengths = torch.tensor([len(tensor) for tensor in tensors])
+    length = length or int(lengths.max())
+    padded = torch.nn.utils.rnn.pad_sequence(list(tensors), batch_first=True)
+    if padded.shape[1] < length:
+        padded = torch.cat([padded, padded.new_zeros(len(padded), length - padded.shape[1], *padded.shape[2:])], dim=1)
+    return padded, torch.arange(padded.shape[1]) < lengths[:, None]

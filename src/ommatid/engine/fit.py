@@ -1,0 +1,208 @@
+"""Training, resuming and evaluating a method: a thin layer over Lightning's Trainer."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
+from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
+
+from ommatid.engine.checkpoint import write_checkpoint
+from ommatid.engine.data import DataModule
+from ommatid.engine.method import Method
+from ommatid.engine.runs import CsvLog, RunDir
+from ommatid.errors import CheckpointError, InputError
+
+
+class KeepCheckpoints(CheckpointCallback):
+    """best and last weights as safetensors, and after every epoch the state from which a killed run goes on."""
+
+    def __init__(self, run: RunDir) -> None:
+        super().__init__()
+        self.run = run
+        self.best: float | None = None
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, Method)
+        value = trainer.callback_metrics.get(pl_module.monitor)
+        if trainer.sanity_checking or value is None or not self._improves(float(value), pl_module.monitor_mode):
+            return
+        self.best = float(value)
+        self._save(trainer, pl_module, self.run.best)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        aside = self.run.resume_state.with_suffix(".part")
+        trainer.save_checkpoint(aside)
+        if trainer.is_global_zero:
+            aside.replace(self.run.resume_state)
+            if isinstance(trainer.logger, CsvLog):
+                trainer.logger.save()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, Method)
+        self._save(trainer, pl_module, self.run.last)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+
+    def _improves(self, value: float, mode: str) -> bool:
+        return self.best is None or (value > self.best if mode == "max" else value < self.best)
+
+    @staticmethod
+    def _save(trainer: Trainer, method: Method, path: Path) -> None:
+        # The strategy gathers sharded weights; on one device this is the module's own state dict.
+        weights = trainer.strategy.lightning_module_state_dict()
+        if trainer.is_global_zero:
+            kept = {name: weights[name] for name in method.state_dict()} if weights else {}
+            checkpoint = method.checkpoint()
+            checkpoint.weights.update(kept)
+            write_checkpoint(path, checkpoint)
+
+
+class RandomState(Callback):
+    """Random generators as part of the resume state, so that a resumed run draws what the killed one would have drawn."""
+
+    def __init__(self) -> None:
+        self._restored: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._restored = state_dict
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._restored is not None:
+            torch.set_rng_state(self._restored["cpu"].cpu())
+            if self._restored["cuda"] and torch.cuda.device_count() == len(self._restored["cuda"]):
+                torch.cuda.set_rng_state_all(self._restored["cuda"])
+            self._restored = None
+
+
+def fit(
+    method: Method,
+    data: DataModule,
+    run: RunDir | None = None,
+    trainer: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    progress: bool = False,
+    compile: bool = False,
+) -> Trainer:
+    """Train `method` on `data` and return the finished trainer.
+
+    Args:
+        run: where checkpoints, metrics and curves are kept; nothing is written where None.
+        trainer: arguments of Lightning's Trainer (devices, strategy, num_nodes, precision, max_steps, ...).
+        resume: go on from the run's last finished epoch, bit for bit.
+        progress: show a progress bar with the time left and the current metric.
+        compile: train through `torch.compile`.
+
+    Raises:
+        InputError: the trainer does not know an argument, or there is nothing to resume.
+    """
+    method.adopt(data)
+    lightning = make_trainer(method, run, trainer or {}, progress)
+    state = _resume_state(run, resume)
+    if state and isinstance(lightning.logger, CsvLog):
+        lightning.logger.continue_from(_global_step(state))
+    module = torch.compile(method) if compile else method
+    with quiet():
+        lightning.fit(module, datamodule=data, ckpt_path=state, weights_only=True if state else None)  # type: ignore[arg-type]
+    if run is not None and lightning.is_global_zero:
+        run.draw_curves()
+        method.draw_training(run.path)
+    return lightning
+
+
+def make_trainer(method: Method, run: RunDir | None, options: Mapping[str, Any], progress: bool) -> Trainer:
+    callbacks: list[Callback] = [RandomState()]
+    if method.recipe.ema_decay is not None:
+        callbacks.append(EMAWeightAveraging(decay=method.recipe.ema_decay))
+    if progress:
+        callbacks.append(RichProgressBar(leave=True))
+    if run is not None:
+        callbacks.append(KeepCheckpoints(run))
+    options = dict(options)
+    callbacks.extend(options.pop("callbacks", None) or [])
+    if method.automatic_optimization and method.recipe.clip_norm is not None:
+        options.setdefault("gradient_clip_val", method.recipe.clip_norm)
+    known: dict[str, Any] = {
+        "logger": CsvLog(run.metrics) if run else False,
+        "callbacks": callbacks,
+        "enable_progress_bar": progress,
+        "enable_checkpointing": run is not None,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "use_distributed_sampler": False,
+        "log_every_n_steps": 10,
+    }
+    try:
+        with quiet():
+            return Trainer(**{**known, **options})
+    except (TypeError, ValueError) as error:
+        raise InputError(f"trainer: {error}") from error
+    except Exception as error:  # Lightning's MisconfigurationException has no public base
+        if type(error).__name__ == "MisconfigurationException":
+            raise InputError(f"trainer: {str(error).splitlines()[0]}") from error
+        raise
+
+
+def evaluate(method: Method, data: DataModule, split: str = "test", trainer: Mapping[str, Any] | None = None) -> dict[str, float]:
+    """Metrics of a method on one split, every sample counted once."""
+    data.check_split(split)
+    method.align(data)
+    data.evaluated_split = split
+    lightning = make_trainer(method, None, trainer or {}, progress=False)
+    with quiet():
+        (metrics,) = lightning.test(method, datamodule=data, verbose=False)
+    return {name.removeprefix("test/"): float(value) for name, value in metrics.items()}
+
+
+def seed(value: int) -> None:
+    """Seed every generator, loader workers included."""
+    with quiet():
+        seed_everything(value, workers=True, verbose=False)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without Lightning's advertisements and its hints on loader workers; real warnings pass."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
+            warnings.filterwarnings("ignore", message=".*number of training batches.*smaller than the logging interval.*")
+            warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
+            warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _resume_state(run: RunDir | None, resume: bool) -> str | None:
+    if not resume:
+        return None
+    if run is None or not run.resume_state.is_file():
+        where = run.path if run else "resume"
+        raise InputError(f"{where}: nothing to resume, the run had not finished its first epoch")
+    return str(run.resume_state)
+
+
+def _global_step(path: str) -> int:
+    try:
+        return int(torch.load(path, map_location="cpu", weights_only=True)["global_step"])
+    except Exception as error:
+        raise CheckpointError(f"{path}: the resume state cannot be read ({type(error).__name__})") from error
+

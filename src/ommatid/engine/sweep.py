@@ -1,0 +1,204 @@
+"""Many independent trainings: a job is plain data, its result is kept, and it runs here, in processes, or on a Ray cluster."""
+
+import hashlib
+import importlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from ommatid import __version__
+from ommatid.engine.checkpoint import write_aside
+from ommatid.errors import InputError, MissingDependency
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training and evaluation, as plain data that any process can rebuild.
+
+    Attributes:
+        method: "module:Class" of the method.
+        model, data, trainer: settings of the method, of its data module, and of Lightning's Trainer.
+        seed: of the initial weights, of everything drawn in training, and of the order of the samples.
+        split: the split that is evaluated after the last step.
+    """
+
+    method: str
+    model: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    split: str = "test"
+
+    @property
+    def key(self) -> str:
+        """Identity of the job: equal settings have equal keys."""
+        text = json.dumps({**asdict(self), "library": __version__}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job measured, and what it cost.
+
+    Attributes:
+        seconds: training alone, wall clock.
+        peak_memory: bytes above what the process held before; on a GPU, the peak of allocated device memory.
+        parameters: trained parameters.
+    """
+
+    metrics: dict[str, float]
+    read_outs: dict[str, float]
+    seconds: float
+    peak_memory: int
+    parameters: int
+
+
+def run_job(job: Job) -> Outcome:
+    """Train and evaluate one job in this process."""
+    import torch
+
+    from ommatid.engine.fit import evaluate, fit, seed
+    from ommatid.engine.settings import build, merge
+
+    kind = locate(job.method)
+    seed(job.seed)
+    data = build(kind.data_module, merge(job.data, {"seed": job.seed}))
+    method = build(kind, merge(kind.arguments_from(data), job.model))
+    before = _resident_bytes()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    fit(method, data, trainer={"limit_val_batches": 0, **job.trainer})
+    seconds = time.perf_counter() - start
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _peak_bytes() - before
+    metrics = evaluate(method, data, job.split, _devices(job.trainer))
+    return Outcome(metrics, method.read_outs(data), seconds, max(int(peak), 0), method.parameter_count())
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    folder: Path,
+    processes: int = 1,
+    cluster: str | None = None,
+    on_done: Callable[[Job, Outcome, bool], None] | None = None,
+) -> dict[str, Outcome]:
+    """Run every job whose result is not in `folder` yet; results are kept one file a job as they come.
+
+    Args:
+        processes: local processes side by side.
+        cluster: address of an existing Ray cluster ("auto" or "ray://host:port"); local processes where None.
+        on_done: told of every result, and whether it was there before.
+
+    Returns:
+        Job key -> outcome.
+    """
+    outcomes: dict[str, Outcome] = {}
+    waiting = []
+    for job in {job.key: job for job in jobs}.values():
+        kept = _read_outcome(folder / f"{job.key}.json")
+        if kept is None:
+            waiting.append(job)
+        else:
+            outcomes[job.key] = kept
+            if on_done:
+                on_done(job, kept, True)
+    execute = _on_cluster(waiting, cluster) if cluster else _in_processes(waiting, processes)
+    for job, outcome in execute:
+        _keep(folder / f"{job.key}.json", job, outcome)
+        outcomes[job.key] = outcome
+        if on_done:
+            on_done(job, outcome, False)
+    return outcomes
+
+
+def locate(target: str) -> Any:
+    """The class named by "module:Class"."""
+    module, _, name = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"{target}: cannot be imported ({error})") from error
+
+
+def target_of(kind: type) -> str:
+    """The inverse of `locate`."""
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _in_processes(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Outcome]]:
+    if not jobs:
+        return
+    # A fresh process for every job: its peak memory is its own, and no state leaks from one arm into the next.
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        futures = {pool.submit(_single_threaded, job): job for job in jobs}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _single_threaded(job: Job) -> Outcome:
+    import torch
+
+    torch.set_num_threads(1)
+    return run_job(job)
+
+
+def _on_cluster(jobs: Sequence[Job], address: str) -> Iterator[tuple[Job, Outcome]]:
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingDependency("a cluster needs Ray: pip install 'ommatid[cluster]'") from error
+    if not ray.is_initialized():
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        except ConnectionError as error:
+            raise InputError(f"--cluster {address}: no Ray cluster answers there") from error
+    remote = ray.remote(num_cpus=1, max_calls=1)(_single_threaded)
+    pending = {remote.remote(job): job for job in jobs}
+    while pending:
+        (done,), _ = ray.wait(list(pending), num_returns=1)
+        yield pending.pop(done), ray.get(done)
+
+
+def _keep(path: Path, job: Job, outcome: Outcome) -> None:
+    content = {"job": asdict(job), "outcome": asdict(outcome)}
+    write_aside(path, lambda aside: aside.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8"))
+
+
+def _read_outcome(path: Path) -> Outcome | None:
+    try:
+        return Outcome(**json.loads(path.read_text(encoding="utf-8"))["outcome"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a result that ommatid kept ({error!r}); delete the file to run it again") from error
+
+
+def _devices(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: trainer[name] for name in ("accelerator", "devices", "precision") if name in trainer}
+
+
+def _resident_bytes() -> int:
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return _peak_bytes()
+    import resource
+
+    return pages * resource.getpagesize()
+
+
+def _peak_bytes() -> int:
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,277 @@
+"""Data of the field: official formats, your own, or the embedded world, as one batch that every method takes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ommatid.data.features import read_feature_file
+from ommatid.data.text import Vocabulary
+from ommatid.data.video import SUFFIXES, Extractor
+from ommatid.engine.data import DataModule, pad_first
+from ommatid.errors import InputError, unknown
+from ommatid.grounding.baselines import trivial_baselines
+from ommatid.grounding.metrics import NMS, THRESHOLDS, grounding_scores, rare_query_split, with_subsets
+from ommatid.grounding.sources import FolderSource, Source, WorldSource
+from ommatid.grounding.task import GroundingBatch, Query
+from ommatid.grounding.timeindex import pool_to_length
+
+View = Literal["standard", "rare", "cg", "glance", "unsupervised"]
+
+
+@dataclass
+class GroundingSample:
+    """One query with its video, before padding."""
+
+    video: Float[Tensor, "time channel"]
+    words: Int[Tensor, "word"]
+    duration: float
+    span: tuple[float, float]
+    glance: float
+    query: int
+    subsets: dict[str, bool]
+
+
+class GroundingData(DataModule):
+    """Videos as clip features, sentences, moments.
+
+    Args:
+        root: folder of a data set in one of the field's official formats or in ours (see `docs/data/grounding.md`); the
+            embedded world where None.
+        format: "auto" looks at the files.
+        protocol: which of the three test conventions of ActivityNet Captions holds.
+        features: folder or HDF5 file of clip features; found below `root` where None.
+        glove: word vectors in GloVe's text format; `glove.txt` below `root` where None; without any, fixed random
+            vectors tell words apart.
+        steps: longer videos are averaged to so many steps (D1), shorter ones keep their length.
+        max_words: longer sentences are cut.
+        view: which view of the embedded world ("rare" tests rarely seen words, "cg" novel compositions, ...).
+        world_seed: the embedded world is a function of it.
+        rare_below: a word seen fewer times in training is rare.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        format: str = "auto",
+        protocol: str = "2dtan",
+        features: str | None = None,
+        glove: str | None = None,
+        steps: int = 200,
+        max_words: int = 20,
+        view: View = "standard",
+        world_seed: int = 0,
+        train_videos: int | None = None,
+        test_videos: int | None = None,
+        rare_below: int = 10,
+        batch_size: int = 64,
+        workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, workers, seed)
+        if steps < 2:
+            raise InputError(f"steps must be at least 2, found {steps}")
+        self.root = Path(root) if root else None
+        self.steps, self.max_words, self.rare_below = steps, max_words, rare_below
+        self._source: Source = (
+            FolderSource(self.root, format, protocol, features, glove, seed)
+            if self.root
+            else WorldSource(view, world_seed, train_videos=train_videos, test_videos=test_videos)
+        )
+        self._vocabulary: Vocabulary | None = None
+
+    # -- what there is ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def queries(self) -> dict[str, list[Query]]:
+        """Every split's annotated sentences; the test parts of a compositional format are joined as "test"."""
+        return self._source.queries()
+
+    @cached_property
+    def store(self) -> Any:
+        """Video id -> clip features."""
+        return self._source.store()
+
+    @property
+    def feature_dim(self) -> int:
+        return int(self.store.dim)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Words of the sentences that have a vector, unless a trained method has brought its own vocabulary.
+
+        Vectors are frozen and come from elsewhere, so that words of the test sentences may have theirs.
+        """
+        if self._vocabulary is None:
+            sentences = [query.sentence for queries in self.queries.values() for query in queries]
+            self._vocabulary = self._source.vocabulary(sentences)
+        return self._vocabulary
+
+    @cached_property
+    def word_vectors(self) -> Float[Tensor, "vocabulary channel"]:
+        return self._source.word_vectors(self.vocabulary)
+
+    @property
+    def extractor(self) -> dict[str, Any] | None:
+        """How the clip features were taken from videos, if it is known (`ommatid data features` writes it down)."""
+        return self._source.extractor()
+
+    @property
+    def supervision(self) -> str:
+        """What the training queries are annotated with: "span", "glance" or "none"."""
+        first = self.queries["train"][0]
+        return "span" if first.span is not None else "glance" if first.glance is not None else "none"
+
+    def use(self, vocabulary: Vocabulary, steps: int, max_words: int | None) -> None:
+        """Encode sentences and videos as a trained method expects them."""
+        self._vocabulary, self.steps = vocabulary, steps
+        self.max_words = max_words or self.max_words
+        self._datasets.clear()
+
+    # -- the contract of every data module ------------------------------------------------------------------------------
+
+    @cached_property
+    def _datasets(self) -> dict[str, "GroundingSet"]:
+        return {}
+
+    def dataset(self, split: str) -> "GroundingSet":
+        if self.check_split(split) not in self.queries:
+            raise unknown("split", split, self.queries)
+        if split not in self._datasets:
+            queries = self.queries[split]
+            self._datasets[split] = GroundingSet(
+                queries, self.store, self.vocabulary, self.steps, self.max_words, self.subsets(split)
+            )
+        return self._datasets[split]
+
+    def collate(self, samples: Sequence[GroundingSample]) -> GroundingBatch:
+        return collate(samples)
+
+    def subsets(self, split: str) -> dict[str, np.ndarray]:
+        """Named parts of a split: rare and common queries, and the parts of a compositional test."""
+        queries, train = self.queries[split], [query.sentence for query in self.queries["train"]]
+        rare = rare_query_split(
+            train, [query.sentence for query in queries], self.rare_below, tags=self._source.parts_of_speech()
+        ).numpy()
+        parts = {"rare": rare, "common": ~rare}
+        named = [(query.tags or {}).get("part", "") for query in queries]
+        return parts | {part: np.array([name == part for name in named]) for part in sorted(set(named) - {""})}
+
+    def baselines(self, split: str) -> dict[str, dict[str, float]]:
+        """Random span, mean span of training, whole video (M7)."""
+        queries = self.queries[split]
+        duration = torch.tensor([query.duration for query in queries])
+        span = torch.tensor([query.span or (float("nan"),) * 2 for query in queries]) / duration[:, None]
+        members = {name: torch.from_numpy(member) for name, member in self.subsets(split).items()}
+        means = {}
+        for name, moments in trivial_baselines(queries, self.queries["train"], self.seed).items():
+            scores = with_subsets(grounding_scores(moments, span, duration, THRESHOLDS, nms=NMS), members)
+            means[name] = {metric: float(score.nanmean()) for metric, score in scores.items()}
+        return means
+
+    def describe(self) -> dict[str, Any]:
+        sizes = {split: len(queries) for split, queries in self.queries.items()}
+        return {"name": self._source.name, "queries": sizes, "feature_dim": self.feature_dim, "steps": self.steps}
+
+
+class GroundingSet(Dataset[GroundingSample]):
+    """The queries of one split; every video is pooled once and kept."""
+
+    def __init__(
+        self,
+        queries: Sequence[Query],
+        store: Any,
+        vocabulary: Vocabulary,
+        steps: int,
+        max_words: int | None,
+        subsets: dict[str, np.ndarray],
+    ) -> None:
+        self.queries, self.store, self.vocabulary = queries, store, vocabulary
+        self.steps, self.max_words, self.subsets = steps, max_words, subsets
+        self._pooled: dict[str, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def __getitem__(self, index: int) -> GroundingSample:
+        query = self.queries[index]
+        if query.vid not in self._pooled:
+            self._pooled[query.vid] = pool_to_length(self.store[query.vid], self.steps, keep_short=True)
+        video = self._pooled[query.vid]
+        subsets = {name: bool(member[index]) for name, member in self.subsets.items()}
+        return make_sample(query, video, self.vocabulary, self.steps, self.max_words, index, subsets)
+
+
+def make_sample(
+    query: Query,
+    features: Float[Tensor, "clip channel"],
+    vocabulary: Vocabulary,
+    steps: int,
+    max_words: int | None,
+    index: int,
+    subsets: dict[str, bool] | None = None,
+) -> GroundingSample:
+    """A query and its clip features as a method sees them: pooled video, word indices, times in [0, 1]."""
+    words = vocabulary.encode(query.sentence, max_words)
+    if not len(words):
+        raise InputError(f"query {query.qid}: the sentence {query.sentence!r} has no words")
+    nan = float("nan")
+    start, end = query.span or (nan, nan)
+    return GroundingSample(
+        video=pool_to_length(features, steps, keep_short=True),
+        words=words,
+        duration=query.duration,
+        span=(start / query.duration, end / query.duration),
+        glance=nan if query.glance is None else query.glance / query.duration,
+        query=index,
+        subsets=subsets or {},
+    )
+
+
+def collate(samples: Sequence[GroundingSample]) -> GroundingBatch:
+    """Samples as one padded batch."""
+    video, video_mask = pad_first([sample.video for sample in samples])
+    words, word_mask = pad_first([sample.words for sample in samples])
+    subsets = {
+        name: torch.tensor([sample.subsets[name] for sample in samples]) for name in (samples[0].subsets if samples else ())
+    }
+    return GroundingBatch(
+        video=video,
+        video_mask=video_mask,
+        words=words,
+        word_mask=word_mask,
+        duration=torch.tensor([sample.duration for sample in samples], dtype=torch.float32),
+        span=torch.tensor([sample.span for sample in samples], dtype=torch.float32),
+        glance=torch.tensor([sample.glance for sample in samples], dtype=torch.float32),
+        query=torch.tensor([sample.query for sample in samples]),
+        subsets=subsets,
+    )
+
+
+def clip_features(
+    path: Path, extractor: dict[str, Any] | None, duration: float | None
+) -> tuple[Float[Tensor, "clip channel"], float]:
+    """Clip features and duration of one file of the user's: features themselves, or a video.
+
+    Raises:
+        InputError: a feature file without `duration`, a video without a known extractor, or an unreadable file.
+    """
+    if path.suffix.lower() in SUFFIXES:
+        if extractor is None:
+            raise InputError(
+                f"{path}: this checkpoint was trained on features of unknown origin, expected a feature file "
+                "(.npy); a data set prepared by 'ommatid data features' remembers how its features were taken"
+            )
+        features, seconds = Extractor(**extractor)(path)
+        return features, seconds
+    features = read_feature_file(path)
+    if duration is None or not duration > 0:
+        raise InputError(f"{path}: a feature file needs its duration in seconds (above 0), found {duration}")
+    return features, float(duration)

@@ -1,0 +1,137 @@
+"""A grounded sentence as a picture: candidate moments and the annotated one on a time line in seconds."""
+
+import math
+import os
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Shaped
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ommatid.errors import InputError
+from ommatid.grounding.task import Moments
+
+# Okabe and Ito's palette: told apart with every kind of colour vision, and in grey by lightness.
+TRUTH, BEST, OTHER, INK = "#009E73", "#0072B2", "#56B4E9", "#222222"
+WIDTH, ROW, STRIP = 4.5, 0.42, 0.85
+MOST_FRAMES = 6
+
+
+def draw_moments(
+    sentence: str,
+    duration: float,
+    moments: Moments,
+    truth: Sequence[float] | None = None,
+    path: str | Path | None = None,
+    frames: Shaped[Tensor, "frame 3 height width"] | None = None,
+    count: int = 5,
+) -> Figure:
+    """The best moments of one query as bars with their scores, above them the annotated moment and a film strip.
+
+    Sized for a phone held upright: 4.5 inches wide, no text below 9 points.
+
+    Args:
+        duration: seconds.
+        moments: a batch of one query, best first.
+        truth: start and end of the annotated moment in seconds.
+        path: where the picture goes, in the format of its ending; nothing is left half-written.
+        frames: pictures evenly spaced over the video, 0-255 or 0-1.
+        count: how many moments are shown.
+
+    Raises:
+        InputError: `moments` is not a batch of one, `duration` is not a positive number, or `path` cannot be written.
+
+    Examples:
+        >>> moments = Moments(torch.tensor([[[0.2, 0.5], [0.6, 0.9]]]), torch.tensor([[0.8, 0.3]]))
+        >>> figure = draw_moments("a person opens the door", 30.0, moments, truth=(7.0, 15.0))
+        >>> [bar.get_width() for bar in figure.axes[0].patches]
+        [8.0, 9.0, 9.0]
+    """
+    if not (math.isfinite(duration) and duration > 0):
+        raise InputError(f"duration: found {duration}, expected seconds above zero")
+    if len(moments) != 1:
+        raise InputError(f"moments: found a batch of {len(moments)} queries, expected one")
+    spans = moments.seconds(torch.tensor([duration], dtype=moments.spans.dtype))[0, :count].tolist()
+    scores = moments.scores[0, :count].tolist()
+    title = "\n".join(textwrap.wrap(" ".join(sentence.split()), 40, max_lines=5, placeholder=" …")) or " "
+    rows = len(spans) + (truth is not None)
+    strip = 0.0 if frames is None or not len(frames) else STRIP
+    heading = 0.2 + 0.22 * (title.count("\n") + 1)
+    height = heading + strip + ROW * max(rows, 1) + 0.6
+
+    figure = Figure(figsize=(WIDTH, height), dpi=200, facecolor="white")
+    figure.text(0.03, 1 - 0.12 / height, title, va="top", fontsize=12, fontweight="bold", color=INK, parse_math=False)
+    timeline = figure.add_axes((0.15, 0.55 / height, 0.8, ROW * max(rows, 1) / height))
+    _draw_timeline(timeline, duration, spans, scores, truth)
+    if frames is not None and strip:
+        film = figure.add_axes((0.15, 1 - (heading + strip) / height, 0.8, (strip - 0.1) / height))
+        _draw_film(film, frames)
+    if path is not None:
+        _save(figure, Path(path))
+    return figure
+
+
+def _draw_timeline(
+    axes: Axes, duration: float, spans: list[list[float]], scores: list[float], truth: Sequence[float] | None
+) -> None:
+    bars = [(f"{rank}", span, f"{score:.2f}") for rank, (span, score) in enumerate(zip(spans, scores, strict=True), 1)]
+    if truth is not None:
+        bars.insert(0, ("truth", [float(truth[0]), float(truth[1])], ""))
+    for row, (name, (start, end), score) in enumerate(bars):
+        is_truth = name == "truth"
+        colour = TRUTH if is_truth else BEST if name == "1" else OTHER
+        axes.barh(row, end - start, left=start, height=0.72, color=colour, hatch="//" if is_truth else None, ec="white")
+        label = "  ".join(part for part in (f"{start:.1f}–{end:.1f} s", score) if part)  # noqa: RUF001
+        _write_beside(axes, row, start, end, duration, label)
+    axes.set_xlim(0, duration)
+    axes.set_ylim(len(bars) - 0.5, -0.5)
+    axes.set_yticks(range(len(bars)), [name for name, _, _ in bars], fontsize=10)
+    axes.set_xlabel("seconds", fontsize=10, labelpad=1)
+    axes.tick_params(axis="x", labelsize=9)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+
+
+def _write_beside(axes: Axes, row: int, start: float, end: float, duration: float, label: str) -> None:
+    """The label after its bar, before it where that leaves more room, or inside a bar that fills the line."""
+    before, after = start / duration, 1 - end / duration
+    gap = 0.012 * duration
+    # Nine-point text of 17 letters takes about four tenths of the line.
+    if max(before, after) < 0.025 * len(label):
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5, "alpha": 0.85}
+        axes.text((start + end) / 2, row, label, ha="center", va="center", fontsize=9, color=INK, bbox=box)
+    elif after >= before:
+        axes.text(end + gap, row, label, ha="left", va="center", fontsize=9, color=INK)
+    else:
+        axes.text(start - gap, row, label, ha="right", va="center", fontsize=9, color=INK)
+
+
+def _draw_film(axes: Axes, frames: Shaped[Tensor, "frame 3 height width"]) -> None:
+    chosen = torch.linspace(0, len(frames) - 1, min(len(frames), MOST_FRAMES)).round().long()
+    pictures = frames[chosen].detach().cpu()
+    if not pictures.is_floating_point():
+        pictures = pictures.float() / 255
+    axes.imshow(torch.cat(list(pictures.float().clamp(0, 1)), dim=2).permute(1, 2, 0).numpy(), aspect="auto")
+    axes.set_axis_off()
+
+
+def _save(figure: Figure, path: Path) -> None:
+    kind = path.suffix.removeprefix(".").lower()
+    known = figure.canvas.get_supported_filetypes()
+    if kind not in known:
+        raise InputError(f"{path}: found the ending {path.suffix!r}, expected one of {', '.join(sorted(known))}")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        figure.savefig(aside, format=kind)
+        aside.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}, expected a file that can be written") from None
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,191 @@
+"""`Grounder`: the base of every method that finds a sentence's moment in a video."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ommatid.data.text import Vocabulary
+from ommatid.engine.data import DataModule
+from ommatid.engine.method import Method
+from ommatid.errors import InputError
+from ommatid.grounding.data import GroundingData, clip_features, collate, make_sample
+from ommatid.grounding.draw import draw_moments
+from ommatid.grounding.encoders import WordEmbedding
+from ommatid.grounding.metrics import NMS, THRESHOLDS, grounding_scores, nms_moments, with_subsets
+from ommatid.grounding.task import GroundingBatch, Moments, Query
+
+
+@dataclass(frozen=True)
+class GroundedSentence:
+    """A prediction for a user's own video and sentence: moments in seconds, best first."""
+
+    sentence: str
+    duration: float
+    moments: Moments
+
+    def to_json(self) -> dict[str, Any]:
+        spans = self.moments.seconds(torch.tensor([self.duration]))[0]
+        return {
+            "sentence": self.sentence,
+            "duration": self.duration,
+            "moments": [
+                {"start": round(start, 3), "end": round(end, 3), "score": round(score, 4)}
+                for (start, end), score in zip(spans.tolist(), self.moments.scores[0].tolist(), strict=True)
+            ],
+        }
+
+    def draw(self, path: Path) -> None:
+        draw_moments(self.sentence, self.duration, self.moments, path=path)
+
+
+class Grounder(Method):
+    """Clip features and a sentence in, scored moments out.
+
+    A subclass has `words`, a `WordEmbedding`, implements `forward(batch) -> Moments` and `training_step`.
+    """
+
+    data_module = GroundingData
+    monitor = "val/mIoU"
+    words: WordEmbedding
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vocabulary = Vocabulary([])
+        self.steps = 0
+        self.max_words: int | None = None
+        self.extractor: dict[str, Any] | None = None
+
+    # -- words and features: what data and method agree on -----------------------------------------------------------
+
+    @classmethod
+    def arguments_from(cls, data: DataModule) -> dict[str, Any]:
+        assert isinstance(data, GroundingData)
+        return {
+            "feature_dim": data.feature_dim,
+            "word_dim": data.word_vectors.shape[1],
+            "vocabulary_size": len(data.word_vectors),
+        }
+
+    def adopt(self, data: DataModule) -> None:
+        assert isinstance(data, GroundingData)
+        vectors = data.word_vectors
+        if vectors.shape != self.words.vectors.shape:
+            raise InputError(
+                f"word vectors of the data have the shape {tuple(vectors.shape)}, the method expects "
+                f"{tuple(self.words.vectors.shape)}: give vocabulary_size and word_dim of the data"
+            )
+        self.words.vectors.copy_(vectors)
+        self.vocabulary, self.steps, self.max_words = data.vocabulary, data.steps, data.max_words
+        self.extractor = data.extractor
+
+    def align(self, data: DataModule) -> None:
+        assert isinstance(data, GroundingData)
+        if not self.vocabulary.words:
+            self.adopt(data)
+        data.use(self.vocabulary, self.steps, self.max_words)
+        if data.feature_dim != self.hparams.feature_dim:
+            raise InputError(
+                f"clip features of the data have {data.feature_dim} channels, this checkpoint was trained on "
+                f"{self.hparams.feature_dim}"
+            )
+
+    def extras(self) -> dict[str, Any]:
+        return {
+            "vocabulary": self.vocabulary.to_list(),
+            "steps": self.steps,
+            "max_words": self.max_words,
+            "extractor": self.extractor,
+        }
+
+    def restore_extras(self, extras: dict[str, Any]) -> None:
+        self.vocabulary = Vocabulary.from_list(extras["vocabulary"])
+        self.steps, self.max_words, self.extractor = extras["steps"], extras["max_words"], extras["extractor"]
+
+    # -- evaluation ---------------------------------------------------------------------------------------------------
+
+    def identity(self, batch: GroundingBatch) -> Int[Tensor, "batch"]:
+        return batch.query
+
+    def score(self, batch: GroundingBatch) -> dict[str, Float[Tensor, "batch"]]:
+        """Recall, mIoU (M2-M5) over all queries and over every named subset."""
+        scores = grounding_scores(self(batch), batch.span, batch.duration, THRESHOLDS, nms=NMS)
+        return with_subsets(scores, batch.subsets)
+
+    def require_spans(self, batch: GroundingBatch) -> None:
+        """Refuse a batch without annotated moments, before it silently trains on nothing."""
+        # NaN spans would need a look at the values, a wait for the device in every step; the data module knows.
+        if not getattr(self.trainer, "datamodule", None) or self.trainer.datamodule.supervision == "span":  # type: ignore[attr-defined]
+            return
+        raise InputError(
+            f"{type(self).__name__} learns from annotated moments, these data have supervision "
+            f"{self.trainer.datamodule.supervision!r}"  # type: ignore[attr-defined]
+        )
+
+    # -- prediction ---------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def predict(self, video: Path, sentence: str, duration: float | None = None, top: int = 5) -> GroundedSentence:
+        """The moments of your own video that a sentence describes.
+
+        Args:
+            video: a feature file (.npy, .h5) of the kind the method was trained on, or a video file, from which the
+                features are taken by the extractor that prepared the training data.
+            sentence: what to look for.
+            duration: seconds; needed for a feature file, read from a video file.
+            top: how many moments.
+
+        Raises:
+            InputError: the file cannot be used, the features have another width, or no word of the sentence is known.
+        """
+        features, seconds = clip_features(Path(video), self.extractor, duration)
+        if features.shape[1] != self.hparams.feature_dim:
+            raise InputError(
+                f"{video}: clip features have {features.shape[1]} channels, expected {self.hparams.feature_dim}"
+            )
+        if top < 1:
+            raise InputError(f"top must be at least 1, found {top}")
+        query = Query(qid="0", vid=str(video), sentence=sentence, duration=seconds)
+        sample = make_sample(query, features, self.vocabulary, self.steps, self.max_words, index=0)
+        if bool((sample.words == 1).all()):
+            raise InputError(f"sentence {sentence!r}: none of its words is in the vocabulary of this checkpoint")
+        moments = self.eval()(collate([sample]).to(self.device)).to("cpu")
+        return GroundedSentence(sentence, seconds, kept(nms_moments(moments, NMS, top)))
+
+    # -- export -------------------------------------------------------------------------------------------------------
+
+    def exportable(self) -> tuple[nn.Module, tuple[Tensor, ...], tuple[str, ...], tuple[str, ...]]:
+        """A plain-tensor network, example inputs, and the names of inputs and outputs."""
+        steps, words = max(self.steps, 2), 8
+        example = (
+            torch.rand(1, steps, int(self.hparams.feature_dim), generator=torch.Generator().manual_seed(0)),
+            torch.ones(1, steps, dtype=torch.bool),
+            (torch.arange(words) % len(self.words.vectors))[None],
+            torch.ones(1, words, dtype=torch.bool),
+        )
+        return _PlainGrounder(self), example, ("video", "video_mask", "words", "word_mask"), ("spans", "scores")
+
+
+class _PlainGrounder(nn.Module):
+    """The contract's dataclasses as tensors, for exporters."""
+
+    def __init__(self, grounder: Grounder) -> None:
+        super().__init__()
+        self.grounder = grounder
+
+    def forward(self, video: Tensor, video_mask: Tensor, words: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
+        nothing = video.new_full((video.shape[0],), float("nan"))
+        span = nothing[:, None].expand(-1, 2)
+        identity = torch.zeros(video.shape[0], dtype=torch.long)
+        moments = self.grounder(
+            GroundingBatch(video, video_mask, words, word_mask, nothing, span, nothing, identity)
+        )
+        return moments.spans, moments.scores
+
+
+def kept(moments: Moments) -> Moments:
+    """Without the fillers of a suppression that left fewer moments than asked for (a batch of one)."""
+    return moments.top(max(int(torch.isfinite(moments.scores[0]).sum()), 1))

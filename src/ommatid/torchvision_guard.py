@@ -8,7 +8,6 @@ tried first, and only if that fails are its operators declared, with `ommatid.nn
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, FileFinder, ModuleSpec
 from pathlib import Path
@@ -79,9 +78,7 @@ class _TorchvisionFinder(MetaPathFinder):
     The work waits for the loading because packages also look for torchvision without importing it.
     """
 
-    def find_spec(
-        self, fullname: str, path: Any = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, fullname: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
         if fullname != "torchvision":
             return None
         others = (finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec"))

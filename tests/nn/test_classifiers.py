@@ -42,8 +42,12 @@ def test_every_network_gives_logits_maps_and_the_features_its_head_reads(name):
 @pytest.mark.parametrize(("name", "depth"), [("wrn40_2", 40), ("wrn16_1", 16), ("resnet20", 20), ("resnet56", 56)])
 def test_depth_is_the_number_of_layers_on_the_main_path(name, depth):
     layers = build_cifar_classifier(name, num_classes=10).modules()
-    main_path = [m for m in layers if isinstance(m, nn.Linear) or (isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3))]
-    assert len(main_path) == depth - ("wrn" in name) * 2  # WRN's depth also counts the two wide 1x1 shortcuts
+    main_path = [
+        m for m in layers if isinstance(m, nn.Linear) or (isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3))
+    ]
+    assert (
+        len(main_path) == depth - ("wrn" in name) * 2
+    )  # a WRN's depth counts its three shortcuts, not the linear layer
 
 
 def test_the_inputs_of_resnet34_stages_have_the_widths_of_the_card():

@@ -18,7 +18,8 @@ def published(generator):
 def test_images_have_the_size_asked_for_and_stay_in_the_unit_interval(image_size, out_channels):
     images = ImageGenerator(6, 4, image_size, out_channels)(torch.randn(3, 6) * 100)
     assert images.shape == (3, out_channels, image_size, image_size)
-    assert (images.min() >= 0) and (images.max() <= 1)
+    assert images.min() >= 0
+    assert images.max() <= 1
 
 
 def test_the_default_has_as_many_parameters_as_the_card_says():

@@ -7,7 +7,7 @@ here, and a plain split loses the vector of every word before a full stop.
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -51,9 +51,7 @@ class Vocabulary:
     """
 
     def __init__(self, words: Sequence[str]) -> None:
-        for position, word in enumerate(words):
-            if not isinstance(word, str) or not word:
-                raise InputError(f"vocabulary: entry {position} is {word!r}, expected a non-empty word")
+        _check_words(words)
         self.words = list(words)
         self._index = {word: index for index, word in enumerate(self.words, start=FIRST_WORD)}
         if len(self._index) != len(self.words):
@@ -71,6 +69,7 @@ class Vocabulary:
         """The vocabulary that `to_list` gave, for instance after a way through JSON."""
         if not isinstance(words, list):
             raise InputError(f"vocabulary: found a {type(words).__name__}, expected a list of words")
+        _check_words(words)
         return cls(words)
 
     def to_list(self) -> list[str]:
@@ -96,6 +95,12 @@ class Vocabulary:
 
     def __repr__(self) -> str:
         return f"Vocabulary({len(self.words)} words)"
+
+
+def _check_words(words: Sequence[Any]) -> None:
+    for position, word in enumerate(words):
+        if not isinstance(word, str) or not word:
+            raise InputError(f"vocabulary: entry {position} is {word!r}, expected a non-empty word")
 
 
 def word_counts(sentences: Iterable[str]) -> dict[str, int]:

@@ -71,8 +71,7 @@ class DataModule(LightningDataModule):
         dataset = self.dataset(self.check_split(split))
         trainer = self.trainer
         replicas, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
-        # Used on one process too: its order is a function of seed and epoch, whatever was drawn before.
-        sampler: DistributedSampler[Any] = DistributedSampler(dataset, replicas, rank, shuffle=shuffle, seed=self.seed)
+        sampler = EpochSampler(dataset, replicas, rank, shuffle=shuffle, seed=self.seed)
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
@@ -81,8 +80,34 @@ class DataModule(LightningDataModule):
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             pin_memory=bool(trainer) and trainer.strategy.root_device.type == "cuda",
+            generator=sampler.generator,
             drop_last=shuffle and len(dataset) >= self.batch_size * replicas,  # type: ignore[arg-type]
         )
+
+
+class EpochSampler(DistributedSampler[Any]):
+    """The order of the samples, and the seeds of the loader's workers, as a function of seed and epoch.
+
+    torch's sampler for several processes serves on one too: whatever was drawn before does not matter to it.
+    """
+
+    def __init__(self, dataset: Dataset[Any], replicas: int, rank: int, shuffle: bool, seed: int) -> None:
+        super().__init__(dataset, replicas, rank, shuffle=shuffle, seed=seed)
+        self.generator = torch.Generator()
+
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        self.generator.manual_seed(epoch_seed(self.seed, epoch, self.rank))
+
+
+def epoch_seed(seed: int, epoch: int, rank: int) -> int:
+    """One seed for everything that a process draws in an epoch.
+
+    Examples:
+        >>> epoch_seed(0, 1, 0) != epoch_seed(0, 1, 1) != epoch_seed(1, 0, 0)
+        True
+    """
+    return (seed * 1_000_003 + epoch) * 10_007 + rank
 
 
 class _Collate:

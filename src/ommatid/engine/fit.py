@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
 
 from ommatid.engine.checkpoint import write_checkpoint
-from ommatid.engine.data import DataModule
+from ommatid.engine.data import DataModule, epoch_seed
 from ommatid.engine.method import Method
 from ommatid.engine.runs import CsvLog, RunDir
 from ommatid.errors import CheckpointError, InputError
@@ -67,25 +67,17 @@ class KeepCheckpoints(CheckpointCallback):
             write_checkpoint(path, checkpoint)
 
 
-class RandomState(Callback):
-    """Random generators as part of the resume state, so that a resumed run draws what the killed one would have drawn."""
+class EpochSeed(Callback):
+    """What is drawn in an epoch depends on the seed, the epoch and the process only, not on what was drawn before.
 
-    def __init__(self) -> None:
-        self._restored: dict[str, Any] | None = None
+    A resumed run therefore draws what the killed one would have drawn, without any generator's state on disk.
+    """
 
-    def state_dict(self) -> dict[str, Any]:
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._restored = state_dict
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._restored is not None:
-            torch.set_rng_state(self._restored["cpu"].cpu())
-            if self._restored["cuda"] and torch.cuda.device_count() == len(self._restored["cuda"]):
-                torch.cuda.set_rng_state_all(self._restored["cuda"])
-            self._restored = None
+        torch.manual_seed(epoch_seed(self.seed, trainer.current_epoch, trainer.global_rank))
 
 
 def fit(
@@ -110,21 +102,38 @@ def fit(
         InputError: the trainer does not know an argument, or there is nothing to resume.
     """
     method.adopt(data)
-    lightning = make_trainer(method, run, trainer or {}, progress)
+    lightning = make_trainer(method, run, trainer or {}, progress, data.seed)
     state = _resume_state(run, resume)
     if state and isinstance(lightning.logger, CsvLog):
         lightning.logger.continue_from(_global_step(state))
     module = torch.compile(method) if compile else method
     with quiet():
-        lightning.fit(module, datamodule=data, ckpt_path=state, weights_only=True if state else None)  # type: ignore[arg-type]
+        # Lightning reads the state through torch.load: plain values and tensors only, nothing in the file is executed.
+        lightning.fit(module, **_loaders(method, data, lightning), ckpt_path=state, weights_only=True if state else None)
     if run is not None and lightning.is_global_zero:
         run.draw_curves()
         method.draw_training(run.path)
     return lightning
 
 
-def make_trainer(method: Method, run: RunDir | None, options: Mapping[str, Any], progress: bool) -> Trainer:
-    callbacks: list[Callback] = [RandomState()]
+def _loaders(method: Method, data: DataModule, lightning: Trainer) -> dict[str, Any]:
+    """The data's loaders; for a method that makes its own training data, its loader beside the data's validation."""
+    own = method.training_loader()
+    if own is None:
+        return {"datamodule": data}
+    data.trainer = lightning
+    return {"train_dataloaders": own, "val_dataloaders": data.val_dataloader()}
+
+
+def make_trainer(
+    method: Method, run: RunDir | None, options: Mapping[str, Any], progress: bool, seed: int = 0
+) -> Trainer:
+    """Lightning's Trainer with what every run of ours has; `options` are its own arguments.
+
+    Raises:
+        InputError: Lightning does not know an option, or the options contradict each other.
+    """
+    callbacks: list[Callback] = [EpochSeed(seed)]
     if method.recipe.ema_decay is not None:
         callbacks.append(EMAWeightAveraging(decay=method.recipe.ema_decay))
     if progress:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from jaxtyping import Float, Int
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
 from ommatid.engine.batch import Batch
 from ommatid.engine.checkpoint import Checkpoint, read_checkpoint, read_foreign, write_checkpoint
@@ -68,6 +68,10 @@ class Method(LightningModule):
     def align(self, data: DataModule) -> None:
         """Before evaluation: make the data speak this trained method's language (its vocabulary, its class order)."""
 
+    def training_loader(self) -> DataLoader[Any] | None:
+        """Its own training batches, for a method that learns from no data set; None takes the data module's."""
+        return None
+
     def extras(self) -> dict[str, Any]:
         """JSON values that belong into a checkpoint besides weights and settings."""
         return {}
@@ -101,14 +105,14 @@ class Method(LightningModule):
         """The optimisers by name. An ordinary method has one, over all its parameters."""
         return {"main": Phase([self], self.recipe)}
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
+    def configure_optimizers(self) -> Any:
         optimizers, schedules = [], []
         for phase in self.phases().values():
             optimizer = build_optimizer(phase)
             schedule = build_schedule(optimizer, phase.recipe, self._schedule_length(phase))
             optimizers.append(optimizer)
             schedules.append({"scheduler": schedule, "interval": phase.recipe.per})
-        return optimizers, schedules  # type: ignore[return-value]
+        return optimizers, schedules
 
     def _schedule_length(self, phase: Phase) -> int:
         if phase.recipe.per == "epoch":

@@ -61,7 +61,7 @@ def _parse(label: str, function: Any, plain: Mapping[str, Any], skip: set[str]) 
         parser.add_function_arguments(function, "it", skip=skip)
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            parsed = parser.instantiate_classes(parser.parse_object({"it": dict(plain)}))
+            parsed = parser.instantiate(parser.parse_object({"it": dict(plain)}))
     except ArgumentError as error:
         raise InputError(f"{label}: {one_sentence(str(error))}") from error
     return {name: parsed["it"][name] for name in plain}

@@ -31,6 +31,7 @@ import reprlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -514,20 +515,20 @@ def _decode(data: bytes, path: Path, name: str, faults: list[Fault]) -> str | No
 def _parse(text: str, path: Path, name: str, faults: list[Fault]) -> Any:
     """The JSON value; keys that occur twice are faults, because only the last would be read."""
     twice: list[str] = []
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(found := dict(pairs)) != len(pairs):
-            twice.extend(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        return found
-
     try:
-        value = json.loads(text, object_pairs_hook=unique)
+        value = json.loads(text, object_pairs_hook=partial(_object_of_pairs, twice))
     except (ValueError, RecursionError) as error:
         reason = "too deep nesting" if isinstance(error, RecursionError) else f"damaged JSON ({_one_line(error)})"
         faults.append(Fault(str(path), name, reason, "complete JSON"))
         return None
     faults += [Fault(str(path), name, f"the key {_show(key)} twice", "every key once") for key in twice]
     return value
+
+
+def _object_of_pairs(twice: list[str], pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) != len(pairs):
+        twice.extend(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+    return found
 
 
 def _one_line(error: Exception) -> str:
@@ -630,12 +631,16 @@ def _tags(record: _Record, video: dict[str, Any], i: int) -> dict[str, Any] | No
 
 
 def _is_novelty(value: Any, pair: bool) -> bool:
-    def words(item: Any) -> bool:
-        if not pair:
-            return isinstance(item, str)
-        return isinstance(item, list) and len(item) == 2 and all(isinstance(word, str) for word in item)
+    is_item = _is_word_pair if pair else _is_word
+    return isinstance(value, dict) and all(isinstance(v, list) and all(map(is_item, v)) for v in value.values())
 
-    return isinstance(value, dict) and all(isinstance(v, list) and all(map(words, v)) for v in value.values())
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_word_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_word, value))
 
 
 def _walk_charades(

@@ -86,9 +86,7 @@ class BatchNormStatistics:
     def distance(self) -> Float[Tensor, ""]:
         """E2: the distances of all watched batch norms, added up; differentiable in the model's input."""
         seen = self._seen()
-        return torch.stack(
-            [statistic_distance(seen[name], *_stored(norm)) for name, norm in self.norms.items()]
-        ).sum()
+        return torch.stack([statistic_distance(seen[name], *_stored(norm)) for name, norm in self.norms.items()]).sum()
 
     def features(self) -> Float[Tensor, "batch feature"]:
         """E6: the spatial means of every feature layer's input, side by side in the order of the model."""

@@ -1,9 +1,9 @@
 """`world-grounding`: videos as clip features, sentences as words, and an exact answer to where each sentence is true.
 
-No reachable corpus with moment annotations exists, so this world makes one, in six views: `standard`, `rare` (half
-of the test queries hold a rarely seen word), `cg` (compositions and words never seen in training), `glance` (one frame a
-query), `unsupervised` (videos and sentences without pairs), and `emotion` (subtitle clauses, clip-level labels). Scenes
-come from concepts with random codes; nothing in them is taken from a method.
+No reachable corpus with moment annotations exists, so this world makes one, in six views: `standard`, `rare` (half of
+the test queries hold a rarely seen word), `cg` (compositions and words never seen in training), `glance` (one frame a
+query), `unsupervised` (videos and sentences without pairs), and `emotion` (subtitle clauses, clip-level labels).
+Scenes come from concepts with random codes; nothing in them is taken from a method.
 """
 
 from dataclasses import asdict, dataclass
@@ -81,8 +81,8 @@ class WorldSettings:
 class GroundingWorld:
     """A made-up corpus for temporal grounding, the same for the same settings on every machine.
 
-    A split depends on the settings that concern it and on the seed, not on the size of the other splits (only the
-    words of the rare test split follow what training has said). Numbers left at None take the value of the view.
+    A split depends on the settings that concern it and on the seed, not on the size of the other splits (only what
+    is rare follows what training has said). Numbers left at None take the value of the view.
 
     Args:
         view: which of the six corpora.
@@ -175,7 +175,7 @@ class GroundingWorld:
             InputError: the format does not fit the view, or `root` holds something else.
         """
         return write_world(
-            Path(root),
+            Path(root).absolute(),
             {"world": "grounding", "version": VERSION, "settings": asdict(self.settings)},
             format=format,
             features=features,

@@ -84,7 +84,7 @@ def make_clips(rng: np.random.Generator, words: EmotionWords, split: str, count:
     """`count` clips of movies that no other split has."""
     movies = -(-count // CLIPS_PER_MOVIE)
     # Odd numbers for training, even ones for test.
-    numbers = 2 * rng.permutation(4_000_000)[:movies] + (split == "train")
+    numbers = 2 * rng.choice(4_000_000, movies, replace=False) + (split == "train")
     clips = []
     # One clip at a time: each has its own number of clauses, classes and runs.
     for index in range(count):

@@ -3,8 +3,8 @@
 import csv
 import hashlib
 import json
-import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,13 @@ _OWN_FORMAT = {
 }  # fmt: skip
 _BOUND_FORMATS = ("cg", "unsupervised", "emotion")
 _HDF5_NAMES = {
-    "activitynet": "sub_activitynet_v1-3.c3d.hdf5", "tacos": "tall_c3d_features.hdf5", "charades": "vgg_rgb_features.hdf5",
-    "glance": "vgg_rgb_features.hdf5", "cg": "vgg_rgb_features.hdf5",
+    "activitynet": "sub_activitynet_v1-3.c3d.hdf5", "tacos": "tall_c3d_features.hdf5",
+    "charades": "vgg_rgb_features.hdf5", "glance": "vgg_rgb_features.hdf5", "cg": "vgg_rgb_features.hdf5",
 }  # fmt: skip
 _ID_STYLES = {"charades": "charades", "glance": "charades", "cg": "charades", "tacos": "tacos"}
 _CSV_COLUMNS = (
-    "id", "subject", "scene", "quality", "relevance", "verified", "script", "objects", "descriptions", "actions", "length",
+    "id", "subject", "scene", "quality", "relevance", "verified", "script", "objects", "descriptions", "actions",
+    "length",
 )  # fmt: skip
 
 Features = dict[str, np.ndarray]
@@ -54,7 +55,7 @@ def write_world(
     header = json.loads(_to_json({**header, "format": format, "features": features}))
     if (kept := _existing(root, header)) is not None:
         return kept
-    aside = root.parent / f".{root.name}.{os.getpid()}.part"
+    aside = root.parent / f".{root.name}.{uuid.uuid4().hex}.part"
     try:
         aside.mkdir(parents=True)
         if format == "emotion":
@@ -73,6 +74,9 @@ def write_world(
             root.rmdir()
         aside.rename(root)
     except OSError as error:
+        # Another process may have written the same world in the meantime.
+        if (kept := _existing(root, header)) is not None:
+            return kept
         raise InputError(f"{root}: {error.strerror or error}, expected a folder that can be written") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -301,11 +305,13 @@ def _clock(seconds: float) -> str:
 
 
 def _write_features(folder: Path, arrays: Features, hdf5: str | None, dataset: str) -> None:
-    _dump(folder / "feature_shapes.json", {vid: len(array) for vid, array in arrays.items()})
+    """The features, and beside them the number of clips of each video."""
+    beside = folder / "features" if hdf5 is None else folder
     if hdf5 is None:
-        _write_npy(folder / "features", arrays)
+        _write_npy(beside, arrays)
     else:
         _write_hdf5(folder / hdf5, {f"{vid}/{dataset}".rstrip("/"): array for vid, array in arrays.items()})
+    _dump(beside / "feature_shapes.json", {vid: len(array) for vid, array in arrays.items()})
 
 
 def _write_npy(folder: Path, arrays: Features) -> None:

@@ -1,4 +1,4 @@
-"""Concepts, words and codes of the grounding world: what exists, what it is called, and how it looks in words and clips."""
+"""Concepts of the grounding world: what exists, what it is called, and its codes in word vectors and in clips."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,8 +7,8 @@ import numpy as np
 
 LATENT = 12
 CHANNELS = 48
-# Entries of the random projections: a concept's code has norm 2 in clips, where one clip (noise of norm 7) is a weak witness and
-# twenty are a strong one, and norm 7 in word vectors (noise of norm 5), where synonyms have cosine 0.8.
+# Entries of the random projections: a concept's code has norm 2 in clips, where one clip (noise of norm 7) is a weak
+# witness and twenty are a strong one, and norm 7 in word vectors (noise of norm 5), where synonyms have cosine 0.8.
 CODE_SCALE = LATENT**-0.5
 WORD_SCALE = 0.5
 NOISY_SYNONYM = 1.0
@@ -182,7 +182,7 @@ def _affordances(
 
 
 def _pair_probs(admitted: np.ndarray, verb_probs: np.ndarray, noun_probs: np.ndarray) -> np.ndarray:
-    """(nouns, verbs): joint frequencies of admitted pairs; nouns keep theirs exactly, verbs as nearly as pairs allow."""
+    """(nouns, verbs): joint frequencies of admitted pairs; nouns keep theirs, verbs as nearly as pairs allow."""
     joint = np.zeros((len(noun_probs), len(verb_probs)))
     np.put_along_axis(joint, admitted, 1.0, axis=1)
     # Iterative proportional fitting: each round rescales columns, then rows, of the result of the last.

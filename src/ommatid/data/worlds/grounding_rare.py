@@ -103,7 +103,7 @@ def _draw_evenly(
     common: Mapping[str, np.ndarray],
     synonyms: list[Synonym],
 ) -> Concepts:
-    """Concepts of events; `table` says of what part each is: common, a rare concept, or from 2 on one of the synonyms."""
+    """Concepts of events; `table` says of what part each is: common, rare concept, or from 2 on one of the synonyms."""
     pairs = lexicon.admitted_pairs()
     # A small training set may leave one of them without any pair.
     usual = _first_possible(pairs * common["noun"][:, None] * common["verb"], pairs)

@@ -256,7 +256,7 @@ def say(
     usable: Mapping[str, list[tuple[str, ...]]] | None = None,
     always: Mapping[tuple[int, int], str] | None = None,
 ) -> list[Saying]:
-    """Sentences for the asked events; modifiers are dropped at random, but not an adjective that tells two events apart.
+    """Sentences for the asked events; modifiers are dropped at random, but no adjective that tells two events apart.
 
     Args:
         usable: the words to choose from, those of the lexicon unless given.

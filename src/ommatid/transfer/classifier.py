@@ -1,0 +1,98 @@
+"""`ImageClassifier`: the base of every method whose outcome is a classifier of images."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ommatid.data.images import read_image
+from ommatid.engine.data import DataModule
+from ommatid.engine.method import Method
+from ommatid.errors import InputError
+from ommatid.transfer.data import ImageData
+from ommatid.transfer.task import Classification, ImageBatch
+
+
+class ImageClassifier(Method):
+    """Images in [0, 1] in, class logits out: a subclass implements `forward(images) -> logits` and `training_step`."""
+
+    data_module = ImageData
+    monitor = "val/top1"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.class_names: list[str] = []
+
+    @classmethod
+    def arguments_from(cls, data: DataModule) -> dict[str, Any]:
+        assert isinstance(data, ImageData)
+        return {
+            "num_classes": len(data.class_names),
+            "channels": data.channels,
+            "image_size": data.size,
+            "mean": data.mean,
+            "std": data.std,
+        }
+
+    def adopt(self, data: DataModule) -> None:
+        assert isinstance(data, ImageData)
+        self.class_names = list(data.class_names)
+
+    def align(self, data: DataModule) -> None:
+        assert isinstance(data, ImageData)
+        if self.class_names and list(data.class_names) != self.class_names:
+            raise InputError(
+                f"the data have the classes {data.class_names[:5]}..., this checkpoint was trained on "
+                f"{self.class_names[:5]}..."
+            )
+
+    def extras(self) -> dict[str, Any]:
+        return {"class_names": self.class_names}
+
+    def restore_extras(self, extras: dict[str, Any]) -> None:
+        self.class_names = list(extras["class_names"])
+
+    def identity(self, batch: ImageBatch) -> Int[Tensor, "batch"]:
+        return batch.index
+
+    def score(self, batch: ImageBatch) -> dict[str, Float[Tensor, "batch"]]:
+        """Top-1 and top-5 accuracy of single images."""
+        ranked = self(batch.images).topk(min(5, int(self.hparams.num_classes)), dim=1).indices
+        hits = ranked == batch.labels[:, None]
+        return {"top1": hits[:, 0].float(), "top5": hits.any(dim=1).float()}
+
+    @torch.no_grad()
+    def predict(self, image: Path, top: int = 5) -> Classification:
+        """The classes of your own image, most probable first.
+
+        Args:
+            image: picture file; it is resized to what the classifier was trained on.
+            top: how many classes.
+
+        Raises:
+            InputError: the file is missing or no readable picture.
+        """
+        if top < 1:
+            raise InputError(f"top must be at least 1, found {top}")
+        pixels = read_image(Path(image), int(self.hparams.image_size), int(self.hparams.channels))
+        probs = self.eval()(pixels[None].to(self.device)).softmax(dim=1)[0].cpu()
+        values, places = probs.topk(min(top, len(probs)))
+        names = self.class_names or [str(number) for number in range(len(probs))]
+        return Classification(pixels, [(names[i], float(v)) for v, i in zip(values, places.tolist(), strict=True)])
+
+    def exportable(self) -> tuple[nn.Module, tuple[Tensor, ...], tuple[str, ...], tuple[str, ...]]:
+        """A plain-tensor network, example inputs, and the names of inputs and outputs."""
+        size, channels = int(self.hparams.image_size), int(self.hparams.channels)
+        example = torch.rand(1, channels, size, size, generator=torch.Generator().manual_seed(0))
+        return _PlainClassifier(self), (example,), ("images",), ("logits",)
+
+
+class _PlainClassifier(nn.Module):
+    def __init__(self, classifier: ImageClassifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(images)

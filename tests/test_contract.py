@@ -1,0 +1,273 @@
+"""What every method of the catalogue promises. A new method is tested here by its row alone; TINY only makes it faster."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from ommatid import api, catalogue
+from ommatid.engine.batch import Batch
+from ommatid.engine.checkpoint import read_checkpoint, write_checkpoint
+from ommatid.engine.fit import evaluate, fit, make_trainer
+from ommatid.engine.runs import RunDir
+from ommatid.engine.settings import build, merge
+from ommatid.errors import CheckpointError, InputError
+
+TINY = {
+    "cmi": {
+        "model": {"generator_steps": 4, "kd_steps": 4, "synthesis_batch": 16, "kd_batch": 16, "teacher_steps": 30},
+        "trainer": {"max_epochs": 3},
+    },
+    "mgsl-net": {
+        "model": {"hidden_dim": 16, "video_dim": 16, "memory_slots": 8},
+        "data": {"train_videos": 24, "test_videos": 12, "batch_size": 8, "steps": 16},
+        "trainer": {"max_epochs": 3, "max_steps": -1},
+    },
+}
+METHODS = catalogue.names()
+
+
+def tiny(name: str, **model) -> dict:
+    kind = api.method_class(name)
+    case = TINY.get(name, {})
+    return api.plan(kind, merge(case.get("model", {}), model), case.get("data", {}), case.get("trainer", {}))
+
+
+def assembled(name: str, **model):
+    return api.assemble(api.method_class(name), tiny(name, **model))
+
+
+def trained(name: str, run: RunDir | None = None, resume: bool = False, **trainer):
+    config = tiny(name)
+    method, data = api.assemble(api.method_class(name), config)
+    fit(method, data, run, merge(config["trainer"], trainer), resume=resume)
+    return method, data
+
+
+def weights(method) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in method.state_dict().items() if isinstance(value, torch.Tensor)}
+
+
+def predictions(method, batch) -> list[torch.Tensor]:
+    """Everything a method predicts for a batch, as tensors."""
+    with torch.no_grad():
+        outputs = method.eval()(batch if method_takes_batch(method) else batch.images)
+    return [v for v in vars(outputs).values() if isinstance(v, torch.Tensor)] if isinstance(outputs, Batch) else [outputs]
+
+
+def method_takes_batch(method) -> bool:
+    return "batch" in type(method).forward.__annotations__
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_full_size_configuration_builds_and_its_state_is_used(name):
+    kind = api.method_class(name)
+    method = build(kind, {})
+    assert method.parameter_count() > 0
+    assert method.settings().keys() == build(kind, {}).settings().keys()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_epoch_changes_every_trained_parameter_and_stays_finite(name):
+    method, data = assembled(name)
+    before = {key: value.clone() for key, value in method.named_parameters()}
+    fit(method, data, trainer={"max_epochs": 1, "limit_val_batches": 0})
+    for key, value in method.named_parameters():
+        assert torch.isfinite(value).all(), key
+        if not key.startswith(method.trained_elsewhere or ("\0",)) and not rests(key, method):
+            assert not torch.equal(before[key], value), f"{key} was never updated"
+
+
+def rests(key: str, method) -> bool:
+    """Parameters that one tiny epoch may leave alone: a vector for unknown words that did not occur."""
+    return key.endswith("words.unknown")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_same_seed_gives_the_same_bits(name):
+    first, _ = trained(name, max_epochs=1)
+    second, _ = trained(name, max_epochs=1)
+    for key, value in weights(first).items():
+        assert torch.equal(value, weights(second)[key]), key
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_checkpoint_round_trip_gives_equal_predictions(name, tmp_path):
+    method, data = trained(name, max_epochs=1)
+    batch = data.first_batch("test", 4)
+    path = method.save(tmp_path / "method.safetensors")
+    loaded = api.load(path)
+    for ours, theirs in zip(predictions(method, batch), predictions(loaded, batch), strict=True):
+        assert torch.equal(ours, theirs)
+    assert loaded.extras() == method.extras()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_resume_after_a_kill_gives_the_weights_of_an_uninterrupted_run(name, tmp_path):
+    whole, _ = trained(name, RunDir.create(tmp_path / "whole", name))
+    config = tiny(name)
+    run = RunDir.create(tmp_path / "killed", name)
+    run.write_config({"method": name, **config, "compile": False})
+    kill_after_first_epoch(run)
+    assert run.resume_state.is_file()
+    resumed = api.resume(run.path)
+    assert Path(run.last).is_file()
+    for key, value in weights(whole).items():
+        assert torch.equal(value, weights(resumed.method)[key]), key
+
+
+def kill_after_first_epoch(run: RunDir) -> None:
+    """Train in a process of its own, and SIGKILL it as soon as its first epoch is on disk."""
+    script = (
+        "import ommatid, sys, torch; torch.set_num_threads(1)\n"
+        "from ommatid import api; from ommatid.engine.fit import fit; from ommatid.engine.runs import RunDir\n"
+        "run = RunDir.open(sys.argv[1]); config = run.read_config()\n"
+        "method, data = api.assemble(api.method_class(config['method']), config)\n"
+        "fit(method, data, run, config['trainer'])\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(run.path)], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 120
+    while not run.resume_state.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    run.last.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_half_precision_step_is_finite(name):
+    method, data = assembled(name)
+    fit(method, data, trainer={"max_epochs": 1, "max_steps": 2, "precision": "bf16-mixed", "limit_val_batches": 0})
+    for key, value in weights(method).items():
+        assert not value.is_floating_point() or torch.isfinite(value).all(), key
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_order_of_the_batch_does_not_change_a_prediction(name):
+    method, data = assembled(name)
+    method.adopt(data)
+    batch = data.first_batch("test", 6)
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    for straight, mixed in zip(predictions(method, batch), predictions(method, batch[order]), strict=True):
+        torch.testing.assert_close(straight[order], mixed, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_company_in_the_batch_does_not_change_a_prediction(name):
+    """Alone or padded to the length of others: the same answer."""
+    method, data = assembled(name)
+    method.adopt(data)
+    batch = data.first_batch("test", 6)
+    together = predictions(method, batch)
+    dataset = data.dataset("test")
+    for index in range(3):
+        alone = predictions(method, data.collate([dataset[index]]))
+        for joint, single in zip(together, alone, strict=True):
+            known = single[0]
+            torch.testing.assert_close(joint[index][: len(known)], known, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_it_learns_beyond_the_trivial(name):
+    """Overfits: after the tiny training the training samples are scored better than before it."""
+    method, data = assembled(name)
+    method.adopt(data)
+    data.evaluated_split = "train"
+    monitored = method.monitor.removeprefix("val/")
+    before = evaluate(method, data, "train", {"limit_test_batches": 2})[monitored]
+    method, data = trained(name, max_epochs=25 if method.automatic_optimization else 8, limit_val_batches=0)
+    after = evaluate(method, data, "train", {"limit_test_batches": 2})[monitored]
+    assert after > before + 0.1, (before, after)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_bad_input_is_answered_in_one_sentence(name, tmp_path):
+    kind = api.method_class(name)
+    with pytest.raises(InputError, match=r"unknown argument of \w+ 'no_such_argument'"):
+        api.create(name, no_such_argument=1)
+    with pytest.raises(InputError, match=r"unknown split 'holidays'"):
+        evaluate(*assembled(name), "holidays")
+    with pytest.raises(InputError, match="no such folder"):
+        build(kind.data_module, {"root": str(tmp_path / "nowhere")}).dataset("train")
+    with pytest.raises(InputError, match="trainer:"):
+        make_trainer(assembled(name)[0], None, {"no_such_option": 1}, progress=False)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_checkpoints_of_others_are_refused(name, tmp_path):
+    method, _ = assembled(name)
+    path = method.save(tmp_path / "own.safetensors")
+    checkpoint = read_checkpoint(path)
+    stranger = tmp_path / "stranger.safetensors"
+    write_checkpoint(stranger, type(checkpoint)("Stranger", checkpoint.settings, checkpoint.extras, checkpoint.weights))
+    with pytest.raises(CheckpointError, match="Stranger"):
+        api.load(stranger)
+    with pytest.raises(CheckpointError, match=f"expected one of {type(method).__name__}"):
+        type(method).load(stranger)
+    truncated = tmp_path / "truncated.safetensors"
+    truncated.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(CheckpointError, match="not a complete safetensors file"):
+        api.load(truncated)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_processes_score_like_one(name, tmp_path):
+    method, data = assembled(name)
+    method.adopt(data)
+    alone = evaluate(method, data, "test")
+    path = method.save(tmp_path / "method.safetensors")
+    script = tmp_path / "two.py"
+    script.write_text(
+        "import ommatid, json, sys, torch; torch.set_num_threads(1)\n"
+        "from ommatid import api; from ommatid.engine.fit import evaluate; from ommatid.engine.settings import build\n"
+        "if __name__ == '__main__':\n"
+        "    method = api.load(sys.argv[1]); data = build(type(method).data_module, json.loads(sys.argv[2]))\n"
+        "    found = evaluate(method, data, 'test', {'accelerator': 'cpu', 'devices': 2, 'strategy': 'ddp'})\n"
+        "    import os\n"
+        "    if os.environ.get('LOCAL_RANK', '0') == '0': print('FOUND', json.dumps(found))\n"
+    )
+    import json
+
+    done = subprocess.run(
+        [sys.executable, str(script), str(path), json.dumps(tiny(name)["data"])],
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("FOUND")]
+    assert lines, done.stderr[-2000:]
+    together = json.loads(lines[0].removeprefix("FOUND "))
+    assert together.keys() == alone.keys()
+    for key, value in alone.items():
+        if value == value:
+            assert together[key] == pytest.approx(value, abs=1e-6), key
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", METHODS)
+def test_kills_at_random_moments_never_change_the_outcome(name, tmp_path):
+    """Twenty kills, each at a random moment; the run that finally ends has the weights of an uninterrupted one."""
+    import random
+
+    whole, _ = trained(name, RunDir.create(tmp_path / "whole", name), max_epochs=12)
+    run = RunDir.create(tmp_path / "soak", name)
+    config = tiny(name)
+    config["trainer"]["max_epochs"] = 12
+    run.write_config({"method": name, **config, "compile": False})
+    kill_after_first_epoch(run)
+    draw = random.Random(0)
+    for _ in range(20):
+        process = subprocess.Popen([sys.executable, "-m", "ommatid.cli", "train", "--resume", str(run.path)])
+        time.sleep(draw.uniform(0.5, 8.0))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    resumed = api.resume(run.path)
+    for key, value in weights(whole).items():
+        assert torch.equal(value, weights(resumed.method)[key]), key
+
+

@@ -22,6 +22,7 @@ TINY = {
     "cmi": {
         "model": {"generator_steps": 4, "kd_steps": 4, "synthesis_batch": 16, "kd_batch": 16, "teacher_steps": 30},
         "trainer": {"max_epochs": 3},
+        "learning": {"generator_steps": 30, "kd_steps": 30, "synthesis_batch": 32, "kd_batch": 32},
     },
     "mgsl-net": {
         "model": {"hidden_dim": 16, "video_dim": 16, "memory_slots": 8},
@@ -175,12 +176,11 @@ def test_company_in_the_batch_does_not_change_a_prediction(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_it_learns_beyond_the_trivial(name):
     """Overfits: after the tiny training the training samples are scored better than before it."""
-    method, data = assembled(name)
+    method, data = assembled(name, **TINY.get(name, {}).get("learning", {}))
     method.adopt(data)
-    data.evaluated_split = "train"
     monitored = method.monitor.removeprefix("val/")
     before = evaluate(method, data, "train", {"limit_test_batches": 2})[monitored]
-    method, data = trained(name, max_epochs=25 if method.automatic_optimization else 8, limit_val_batches=0)
+    fit(method, data, trainer={"max_epochs": 25 if method.automatic_optimization else 6, "limit_val_batches": 0})
     after = evaluate(method, data, "train", {"limit_test_batches": 2})[monitored]
     assert after > before + 0.1, (before, after)
 

@@ -1,6 +1,7 @@
 """The picture of a grounded sentence."""
 
 import io
+import sys
 
 import matplotlib
 import pytest
@@ -99,7 +100,7 @@ def test_a_failed_save_leaves_nothing_behind(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["moment", "moment.docx"])
 def test_an_unknown_ending_is_refused(name, tmp_path):
-    with pytest.raises(InputError, match="found the ending .* expected one of .*png"):
+    with pytest.raises(InputError, match=r"found the ending .* expected one of .*png"):
         draw_moments("a dog runs", 40.0, MOMENTS, path=tmp_path / name)
 
 
@@ -120,8 +121,6 @@ def test_an_impossible_duration_is_refused(duration):
 
 
 def test_drawing_keeps_no_global_state():
-    import sys
-
     before = "matplotlib.pyplot" in sys.modules and sys.modules["matplotlib.pyplot"].get_fignums()
     draw_moments("a dog runs", 40.0, MOMENTS)
     assert ("matplotlib.pyplot" in sys.modules and sys.modules["matplotlib.pyplot"].get_fignums()) == before

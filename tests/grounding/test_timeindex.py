@@ -1,5 +1,7 @@
 """Seconds, clips and steps: every vectorised rule against its definition in plain Python."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -27,9 +29,7 @@ def ramp(clips):
 
 
 def slow_means(features, edges):
-    return np.stack(
-        [features[a:b].mean(0) if b > a else features[a] for a, b in zip(edges[:-1], edges[1:], strict=True)]
-    )
+    return np.stack([features[a:b].mean(0) if b > a else features[a] for a, b in pairwise(edges)])
 
 
 @given(LENGTHS, STEPS)

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from parity.fixture import load_fixture
 
 from ommatid.grounding.metrics import recall_at, temporal_iou
 from ommatid.grounding.task import sort_moments
@@ -16,6 +15,7 @@ from ommatid.grounding.timeindex import (
     target_map,
     upper_triangle,
 )
+from parity.fixture import load_fixture
 
 
 def test_recall_in_seconds_equals_2dtan():

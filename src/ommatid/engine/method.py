@@ -144,6 +144,12 @@ class Method(LightningModule):
                 schedule = schedules[list(phases).index(name)] if isinstance(schedules, list) else schedules
                 schedule.step()  # type: ignore[union-attr]
 
+    def forget(self, name: str) -> None:
+        """A phase's optimiser as if it had never made a step: its momenta belong to parameters that were drawn anew."""
+        wrapped = self.optimizer(name)
+        # Lightning's wrapper keeps the state it was made with; a resumed optimiser has another.
+        getattr(wrapped, "optimizer", wrapped).state.clear()
+
     def on_train_epoch_end(self) -> None:
         if self.several_optimizers:
             schedules = self.lr_schedulers()

@@ -48,7 +48,7 @@ def draw_moments(
     Examples:
         >>> moments = Moments(torch.tensor([[[0.2, 0.5], [0.6, 0.9]]]), torch.tensor([[0.8, 0.3]]))
         >>> figure = draw_moments("a person opens the door", 30.0, moments, truth=(7.0, 15.0))
-        >>> [bar.get_width() for bar in figure.axes[0].patches]
+        >>> [round(float(bar.get_width()), 3) for bar in figure.axes[0].patches]
         [8.0, 9.0, 9.0]
     """
     if not (math.isfinite(duration) and duration > 0):
@@ -88,7 +88,7 @@ def _draw_timeline(
         label = "  ".join(part for part in (f"{start:.1f}–{end:.1f} s", score) if part)  # noqa: RUF001
         _write_beside(axes, row, start, end, duration, label)
     axes.set_xlim(0, duration)
-    axes.set_ylim(len(bars) - 0.5, -0.5)
+    axes.set_ylim(max(len(bars), 1) - 0.5, -0.5)
     axes.set_yticks(range(len(bars)), [name for name, _, _ in bars], fontsize=10)
     axes.set_xlabel("seconds", fontsize=10, labelpad=1)
     axes.tick_params(axis="x", labelsize=9)

@@ -173,7 +173,7 @@ def read_tacos(root: str | Path) -> Splits:
 
 
 def read_cg(root: str | Path, val_fraction: float = 0.1, seed: int = 0) -> Splits:
-    """Charades-CG or ActivityNet-CG; `tags["novels"]` holds novel compositions, `tags["news"]` novel words of a query."""
+    """Charades-CG or ActivityNet-CG; `tags["novels"]` holds novel compositions, `tags["news"]` novel words."""
     return _with_val(_read(_cg_parts(Path(root))), val_fraction, seed)
 
 

@@ -76,7 +76,7 @@ class ImageClassifier(Method):
         """
         if top < 1:
             raise InputError(f"top must be at least 1, found {top}")
-        pixels = read_image(Path(image), int(self.hparams.image_size), int(self.hparams.channels))
+        pixels = read_image(image, int(self.hparams.channels), int(self.hparams.image_size)).float() / 255
         probs = self.eval()(pixels[None].to(self.device)).softmax(dim=1)[0].cpu()
         values, places = probs.topk(min(top, len(probs)))
         names = self.class_names or [str(number) for number in range(len(probs))]

@@ -211,7 +211,7 @@ class CMI(ImageClassifier):
         self.generator.train()
         with torch.no_grad():
             self.latents[0].normal_()
-        self.optimizer("generator").state.clear()
+        self.forget("generator")
 
     def inversion_loss(
         self, images: Float[Tensor, "batch channel height width"], targets: Int[Tensor, "batch"]

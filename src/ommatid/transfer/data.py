@@ -1,0 +1,202 @@
+"""Labelled images of the field: real handwritten digits embedded, official archives, or your own folder."""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ommatid.data.images import ImageSet, cifar10, cifar100, digits, image_folder, tiny_imagenet
+from ommatid.engine.data import DataModule
+from ommatid.errors import InputError, unknown
+from ommatid.transfer.task import ImageBatch
+
+FORMATS = ("folder", "cifar10", "cifar100", "tiny-imagenet")
+
+
+class ImageData(DataModule):
+    """Images in [0, 1] with one label each.
+
+    Args:
+        root: folder of the data set; scikit-learn's handwritten digits where None.
+        format: "folder" (`root/{train,val,test}/<class>/*`, or `root/<class>/*` which is then divided), "cifar10", "cifar100",
+            "tiny-imagenet", "torchvision:<data set>" (already downloaded), or "auto", which looks at the files.
+        size: height and width that images are resized to; a data set of fixed size keeps its own.
+        channels: 3 for colour, 1 for grey.
+        val_fraction: part of the training images that is held out for validation where the data set has no such split.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        format: str = "auto",
+        size: int = 32,
+        channels: int = 3,
+        val_fraction: float = 0.15,
+        batch_size: int = 128,
+        workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, workers, seed)
+        if not 0 < val_fraction < 1:
+            raise InputError(f"val_fraction must lie between 0 and 1, found {val_fraction}")
+        self.root, self.format = root, format
+        self._size, self.channels, self.val_fraction = size, channels, val_fraction
+
+    @cached_property
+    def sets(self) -> dict[str, ImageSet]:
+        """train, val and test; what the data set itself does not have is cut from its training part, class by class."""
+        read = self._reader()
+        found = {split: images for split in ("train", "val", "test") if (images := read(split)) is not None}
+        if "test" not in found:
+            found["train"], found["test"] = _divide(found["train"], 0.2, "test")
+        if "val" not in found:
+            found["train"], found["val"] = _divide(found["train"], self.val_fraction, "val")
+        return found
+
+    @property
+    def class_names(self) -> list[str]:
+        return list(self.sets["train"].class_names)
+
+    @property
+    def size(self) -> int:
+        height, width = self.sets["train"][0][0].shape[1:]
+        if height != width:
+            raise InputError(f"{self.root}: images of {height} x {width} pixels, expected square ones; give --data.size")
+        return int(height)
+
+    @property
+    def mean(self) -> list[float]:
+        return list(self.sets["train"].mean)
+
+    @property
+    def std(self) -> list[float]:
+        return list(self.sets["train"].std)
+
+    def tensors(self, split: str) -> tuple[Float[Tensor, "image channel height width"], Int[Tensor, "image"]]:
+        """A whole split in memory."""
+        return self.sets[self.check_split(split)].tensors()
+
+    def dataset(self, split: str) -> "Indexed":
+        return Indexed(self.sets[self.check_split(split)])
+
+    def collate(self, samples: Sequence[tuple[Tensor, int, int]]) -> ImageBatch:
+        images, labels, indices = zip(*samples, strict=True)
+        return ImageBatch(torch.stack(images), torch.tensor(labels), torch.tensor(indices))
+
+    def baselines(self, split: str) -> dict[str, dict[str, float]]:
+        """The most frequent class of training, and chance."""
+        labels = self.sets[split].labels
+        majority = int(self.sets["train"].labels.bincount().argmax())
+        return {
+            "majority class": {"top1": float((labels == majority).float().mean())},
+            "chance": {"top1": 1 / len(self.class_names), "top5": min(5 / len(self.class_names), 1.0)},
+        }
+
+    def describe(self) -> dict[str, Any]:
+        sizes = {split: len(images) for split, images in self.sets.items()}
+        name = f"{Path(self.root).name} ({self._format()})" if self.root else "digits (UCI, scikit-learn)"
+        return {"name": name, "images": sizes, "classes": len(self.class_names), "size": self.size}
+
+    def _format(self) -> str:
+        return detect_image_format(Path(str(self.root))) if self.format == "auto" else self.format
+
+    def _reader(self) -> Callable[[str], ImageSet | None]:
+        if self.root is None:
+            return lambda split: None if split == "val" else digits(split, self._size, self.channels)
+        root, format = Path(self.root), self._format()
+        if not root.is_dir():
+            raise InputError(f"{root}: no such folder, expected images in one of the formats {', '.join(FORMATS)}")
+        if format.startswith("torchvision:"):
+            return partial(_torchvision_set, root, format.partition(":")[2])
+        if format not in FORMATS:
+            raise unknown("image format", format, [*FORMATS, "torchvision:NAME"])
+        if format == "folder":
+            return partial(_folder_split, root, self._size, self.channels)
+        if format == "tiny-imagenet":
+            return lambda split: None if split == "val" else tiny_imagenet(root, split, self._size, self.channels)
+        read = {"cifar10": cifar10, "cifar100": cifar100}[format]
+        return lambda split: None if split == "val" else read(root, split)
+
+
+class Indexed(Dataset[tuple[Tensor, int, int]]):
+    """An image set whose samples know their position."""
+
+    def __init__(self, images: ImageSet) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+        image, label = self.images[index]
+        return image, label, index
+
+
+def detect_image_format(root: Path) -> str:
+    """The format that the files below a folder are in."""
+    marks = {
+        "cifar10": ("cifar-10-batches-py", "data_batch_1"),
+        "cifar100": ("cifar-100-python", "fine_label_names", "meta"),
+        "tiny-imagenet": ("tiny-imagenet-200", "wnids.txt"),
+    }
+    for format, names in marks.items():
+        if any((root / name).exists() for name in names):
+            return format
+    return "folder"
+
+
+def _folder_split(root: Path, size: int, channels: int, split: str) -> ImageSet | None:
+    has_splits = (root / "train").is_dir()
+    if has_splits:
+        return image_folder(root, split, size, channels) if (root / split).is_dir() else None
+    return image_folder(root, None, size, channels) if split == "train" else None
+
+
+def _torchvision_set(root: Path, name: str, split: str) -> ImageSet | None:
+    """A data set of torchvision's with `train` as its switch, from files that are already there."""
+    import torchvision
+
+    if split == "val":
+        return None
+    if name not in torchvision.datasets.__all__:
+        raise unknown("torchvision data set", name, torchvision.datasets.__all__)
+    try:
+        dataset = getattr(torchvision.datasets, name)(str(root), train=split == "train", download=False)
+    except TypeError as error:
+        raise InputError(f"torchvision data set {name}: has no train and test part, expected one with both") from error
+    except RuntimeError as error:
+        raise InputError(f"{root}: {' '.join(str(error).split())}") from error
+    # torchvision decodes image by image; there is no batched way to ask it.
+    pairs = [dataset[index] for index in range(len(dataset))]
+    images = torch.from_numpy(np.stack([np.array(image.convert("RGB")) for image, _ in pairs])).permute(0, 3, 1, 2)
+    labels = torch.tensor([int(label) for _, label in pairs])
+    names = tuple(map(str, getattr(dataset, "classes", range(int(labels.max()) + 1))))
+    scaled = images.float() / 255
+    mean, std = scaled.mean(dim=(0, 2, 3)).tolist(), scaled.std(dim=(0, 2, 3)).tolist()
+    return ImageSet(images, labels, names, tuple(mean), tuple(std), split)
+
+
+def _divide(images: ImageSet, fraction: float, name: str) -> tuple[ImageSet, ImageSet]:
+    """A part of a set, and the rest of it first; classes keep their shares, and the division never changes."""
+    from sklearn.model_selection import train_test_split
+
+    numbers = np.arange(len(images))
+    try:
+        rest, part = train_test_split(numbers, test_size=fraction, stratify=images.labels.numpy(), random_state=0)
+    except ValueError as error:
+        raise InputError(f"{len(images)} images are too few to hold out a {name} split of every class ({error})") from error
+    return _part(images, np.sort(rest), "train"), _part(images, np.sort(part), name)
+
+
+def _part(images: ImageSet, chosen: np.ndarray, split: str) -> ImageSet:
+    labels = images.labels[torch.from_numpy(chosen)]
+    if isinstance(images.images, Tensor):
+        return ImageSet(images.images[torch.from_numpy(chosen)], labels, images.class_names, images.mean, images.std, split)
+    files = type(images.images)([images.images.paths[i] for i in chosen], images.images.channels, images.images.size)
+    return ImageSet(files, labels, images.class_names, images.mean, images.std, split)

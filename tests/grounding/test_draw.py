@@ -85,7 +85,7 @@ def test_frames_of_bytes_and_of_floats_look_the_same():
 @pytest.mark.parametrize("ending", ["png", "pdf", "svg", "JPG"])
 def test_the_file_is_complete_and_nothing_else_is_left(ending, tmp_path):
     path = tmp_path / f"moment.{ending}"
-    draw_moments("costs $5 & up_to {x}", 40.0, MOMENTS, path=path)
+    draw_moments("costs $5_{ & \\frac $6", 40.0, MOMENTS, path=path)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
     if ending in ("png", "JPG"):
         assert Image.open(io.BytesIO(path.read_bytes())).convert("RGB").size[0] == 900

@@ -105,6 +105,12 @@ def test_steps_have_the_largest_overlap_in_a_batch_of_different_lengths(data):
             assert overlaps[i, j] >= max(overlaps.values()) - 1e-5
 
 
+def test_a_span_beyond_the_end_stays_inside_the_steps_of_its_own_video():
+    span = torch.tensor([[5.0, 30.0], [5.0, 30.0]])
+    index = seconds_to_steps(span, torch.tensor([10.0, 40.0]), torch.tensor([4, 16]))
+    assert index.tolist() == [[2, 3], [2, 11]]
+
+
 @given(st.integers(1, 30), st.data())
 def test_steps_survive_the_way_to_seconds_and_back(steps, data):
     i, j = sorted(data.draw(st.tuples(st.integers(0, steps - 1), st.integers(0, steps - 1))))

@@ -76,8 +76,10 @@ class EpochSeed(Callback):
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        torch.manual_seed(epoch_seed(self.seed, trainer.current_epoch, trainer.global_rank))
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        # Not at the start of the epoch: opening a loader draws too, in a resumed epoch at another moment.
+        if batch_idx == 0:
+            torch.manual_seed(epoch_seed(self.seed, trainer.current_epoch, trainer.global_rank))
 
 
 def fit(

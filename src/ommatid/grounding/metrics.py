@@ -41,8 +41,8 @@ def temporal_iou(
     other_start, other_end = second.unbind(-1)
     overlap = (torch.minimum(end, other_end) - torch.maximum(start, other_start) + extra).clamp(min=0)
     hull = torch.maximum(end, other_end) - torch.minimum(start, other_start) + extra
-    proper = (end + extra > start) & (other_end + extra > other_start)
-    return torch.where(proper, overlap / torch.where(proper, hull, 1), 0)
+    # Two empty spans have no hull; whatever overlaps has one.
+    return overlap / torch.where(overlap > 0, hull, 1)
 
 
 def temporal_nms(

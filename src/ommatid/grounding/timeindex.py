@@ -5,7 +5,7 @@ numbered from 0 and inclusive on both ends; spans in seconds are ordinary interv
 """
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ommatid.errors import InputError
@@ -116,9 +116,8 @@ def seconds_to_steps(
     """
     longest = int(steps.max())
     overlap = _iou_table(span, duration, steps, longest)
-    exists = torch.arange(longest, device=span.device) < steps[:, None]
-    overlap = overlap.masked_fill(~(exists[:, :, None] & exists[:, None, :] & upper_triangle(longest, span.device)), -1)
-    best = overlap.flatten(1).argmax(dim=1)
+    ends_inside = torch.arange(longest, device=span.device) < steps[:, None]
+    best = overlap.masked_fill(~ends_inside[:, None, :], -1).flatten(1).argmax(dim=1)
     return torch.stack([best // longest, best % longest], dim=1)
 
 
@@ -149,18 +148,14 @@ def target_map(
                  [0.0000, 0.0000]]])
     """
     every = torch.full(duration.shape, steps, device=span.device)
-    return _iou_table(span, duration, every, steps) * upper_triangle(steps, span.device)
-
-
-def upper_triangle(steps: int, device: torch.device | None = None) -> Bool[Tensor, "start end"]:
-    """True where a moment starts no later than it ends."""
-    return torch.ones(steps, steps, dtype=torch.bool, device=device).triu()
+    return _iou_table(span, duration, every, steps)
 
 
 def _iou_table(
     span: Float[Tensor, "batch 2"], duration: Float[Tensor, "batch"], steps: Int[Tensor, "batch"], longest: int
 ) -> Float[Tensor, "batch start end"]:
     step_length = (duration / steps)[:, None]
+    # Below the diagonal a moment would end before it starts: such a span overlaps nothing.
     start = (torch.arange(longest, device=span.device) * step_length)[:, :, None]
     end = (torch.arange(1, longest + 1, device=span.device) * step_length)[:, None, :]
     moments = torch.stack(torch.broadcast_tensors(start, end), dim=-1)

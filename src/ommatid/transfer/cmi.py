@@ -8,6 +8,7 @@ all earlier ones (E6-E8). The student is distilled on the growing pool (E10). Eq
 Inverted images can reveal training data: treat a pool like the data that the teacher was trained on.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,7 +123,6 @@ class CMI(ImageClassifier):
         initial_pool: str | None = None,
         recipe: Recipe = Recipe("sgd", lr=0.1, momentum=0.9, weight_decay=1e-4, schedule="cosine", per="epoch", decay_vectors=True),
         generator_recipe: Recipe = Recipe("adam", lr=1e-3, betas=(0.5, 0.999), schedule="constant"),
-        head_recipe: Recipe = Recipe("adam", lr=1e-3, schedule="constant"),
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False, ignore=["teacher"] if isinstance(teacher, nn.Module) else [])
@@ -156,7 +156,7 @@ class CMI(ImageClassifier):
         settings = self.hparams
         return {
             "generator": Phase([self.generator, self.latents], settings.generator_recipe),
-            "head": Phase([self.head], settings.head_recipe),
+            "head": Phase([self.head], replace(settings.generator_recipe, betas=None)),
             "student": Phase([self.student], self.recipe),
         }
 
@@ -174,7 +174,9 @@ class CMI(ImageClassifier):
             self.bank.add(features)
         self.student.train()
         for _ in range(self.hparams.kd_steps):
-            self.update("student", loss=self.distillation_loss())
+            loss = self.distillation_loss()
+            self.update("student", loss=loss)
+        self.report(loss=loss)
 
     def distillation_loss(self) -> Float[Tensor, ""]:
         """The student imitates the teacher on augmented images of the pool (E10)."""
@@ -182,9 +184,7 @@ class CMI(ImageClassifier):
         pictures = crop_flip(pictures, self.hparams.crop_pad, self.hparams.flip)
         with torch.no_grad():
             wanted = self.teacher(pictures)
-        loss = kd_loss(self.student(pictures), wanted, self.hparams.kd_temperature)
-        self.report(loss=loss)
-        return loss
+        return kd_loss(self.student(pictures), wanted, self.hparams.kd_temperature)
 
     def invert(self) -> tuple[Float[Tensor, "batch channel height width"], Float[Tensor, "batch feature"]]:
         """One batch of images and their features, of the iteration with the lowest loss (E1-E9)."""
@@ -196,13 +196,14 @@ class CMI(ImageClassifier):
         with frozen(self.student), self.statistics:
             for _ in range(self.hparams.generator_steps):
                 images = self.generator(self.latents[0])
-                loss, features = self.inversion_loss(images, targets)
+                loss, parts, features = self.inversion_loss(images, targets)
                 self.update("generator", "head", loss=loss)
                 # Chosen on the device: asking for the value of the loss would wait for it in every iteration.
                 better, found = loss.detach() < lowest, (images.detach(), features.detach())
                 kept = found if kept is None else _choose(better, found, kept)
                 lowest = torch.minimum(lowest, loss.detach())
         assert kept is not None
+        self.report(inversion=loss, **parts)
         return kept
 
     def rebirth(self) -> None:
@@ -215,8 +216,8 @@ class CMI(ImageClassifier):
 
     def inversion_loss(
         self, images: Float[Tensor, "batch channel height width"], targets: Int[Tensor, "batch"]
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch feature"]]:
-        """The loss of a batch of images under random views (E5, E9), and what the bank keeps of them (E6)."""
+    ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]], Float[Tensor, "batch feature"]]:
+        """The loss of a batch of images under random views (E5, E9), its parts, and what the bank keeps of the batch (E6)."""
         settings = self.hparams
         global_view = crop_flip(images, settings.crop_pad, settings.flip)
         local_view = resized_crop_flip(images, flip=settings.flip)
@@ -232,8 +233,7 @@ class CMI(ImageClassifier):
                 self.teacher, self.head, self.statistics, local_view, features, bank, settings.contrastive_temperature
             )
             loss = loss + settings.contrastive_weight * parts["contrast"]
-        self.report(inversion=loss, **parts)
-        return loss, features
+        return loss, parts, features
 
     def draw_noise(self) -> tuple[Float[Tensor, "batch channel height width"], None]:
         """Uniform noise in place of images: what the teacher's answers alone are worth."""

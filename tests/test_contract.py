@@ -1,4 +1,4 @@
-"""What every method of the catalogue promises. A new method is tested here by its row alone; TINY only makes it faster."""
+"""What every method of the catalogue promises; a new one is tested by its row alone, TINY only makes it faster."""
 
 import os
 import signal
@@ -58,7 +58,9 @@ def predictions(method, batch) -> list[torch.Tensor]:
     """Everything a method predicts for a batch, as tensors."""
     with torch.no_grad():
         outputs = method.eval()(batch if method_takes_batch(method) else batch.images)
-    return [v for v in vars(outputs).values() if isinstance(v, torch.Tensor)] if isinstance(outputs, Batch) else [outputs]
+    return (
+        [v for v in vars(outputs).values() if isinstance(v, torch.Tensor)] if isinstance(outputs, Batch) else [outputs]
+    )
 
 
 def method_takes_batch(method) -> bool:
@@ -131,7 +133,9 @@ def kill_after_first_epoch(run: RunDir) -> None:
         "method, data = api.assemble(api.method_class(config['method']), config)\n"
         "fit(method, data, run, config['trainer'])\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", script, str(run.path)], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(run.path)], env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     deadline = time.monotonic() + 120
     while not run.resume_state.is_file() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -269,5 +273,3 @@ def test_kills_at_random_moments_never_change_the_outcome(name, tmp_path):
     resumed = api.resume(run.path)
     for key, value in weights(whole).items():
         assert torch.equal(value, weights(resumed.method)[key]), key
-
-

@@ -193,7 +193,7 @@ def predict(checkpoint: str | Path, *, out: str | Path | None = None, **inputs: 
     from ommatid.engine.settings import call
 
     method = load(checkpoint)
-    prediction = call(method.predict, inputs)  # type: ignore[operator]
+    prediction = call(method.predict, inputs)  # type: ignore[arg-type]
     if out is not None:
         prediction.draw(Path(out))
     return prediction

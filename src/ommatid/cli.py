@@ -64,7 +64,9 @@ def _dispatch(argv: list[str]) -> int:
     if name not in VERBS:
         raise unknown("command", name, VERBS)
     verb = VERBS[name]
-    parser = _Parser(prog=f"ommatid {name}", description=verb.summary, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _Parser(
+        prog=f"ommatid {name}", description=verb.summary, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     verb.declare(parser)
     if verb.groups:
         parser.epilog = _settings_help(verb, rest)
@@ -73,7 +75,9 @@ def _dispatch(argv: list[str]) -> int:
     if left:
         options = [option for action in parser._actions for option in action.option_strings]
         if left[0].startswith("-"):
-            raise unknown(f"option of 'ommatid {name}'", left[0].split("=")[0], [*options, *(f"--{g}.x" for g in verb.groups)])
+            raise unknown(
+                f"option of 'ommatid {name}'", left[0].split("=")[0], [*options, *(f"--{g}.x" for g in verb.groups)]
+            )
         raise InputError(f"ommatid {name}: unexpected argument {left[0]!r}; see 'ommatid {name} --help'")
     for group, values in settings.items():
         setattr(arguments, group, values)
@@ -94,7 +98,7 @@ def _overview() -> str:
     return "\n".join(lines)
 
 
-# -- settings: --model.x, --data.x, --trainer.x, --config FILE ---------------------------------------------------------
+# -- settings: --model.x, --data.x, --trainer.x, --config FILE --
 
 
 def split_settings(words: Sequence[str], groups: Sequence[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
@@ -197,14 +201,16 @@ def _constructor_help(name: str, groups: Sequence[str]) -> str:
                 else:
                     lines += [f"  --{group}.{argument} (default: {default})"]
     if "trainer" in groups:
-        lines += ["--trainer.x: any argument of Lightning's Trainer (max_steps, max_epochs, accelerator, devices, strategy,"]
+        lines += [
+            "--trainer.x: any argument of Lightning's Trainer (max_steps, max_epochs, accelerator, devices, strategy,"
+        ]
         lines += ["  num_nodes, precision, accumulate_grad_batches, ...)"]
     if kind.embedded:
         lines += [f"on embedded data, without --data.root: {json.dumps(kind.embedded)}"]
     return "\n".join(lines)
 
 
-# -- verbs ------------------------------------------------------------------------------------------------------------
+# -- verbs --
 
 
 def _declare_list(parser: argparse.ArgumentParser) -> None:
@@ -383,7 +389,9 @@ def _declare_claim(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=_positive, default=5, help="trainings an arm (default: 5)")
     _sweep(parser)
     parser.add_argument("--out", default="results/claims", help="where records go (default: results/claims)")
-    parser.add_argument("--runs", default="runs/claims", help="where finished trainings are kept (default: runs/claims)")
+    parser.add_argument(
+        "--runs", default="runs/claims", help="where finished trainings are kept (default: runs/claims)"
+    )
     parser.add_argument("--no-tune", action="store_true", help="skip the tuning that every arm gets alike")
     _json(parser)
 
@@ -540,8 +548,12 @@ def _print_metrics(columns: Mapping[str, Mapping[str, float]], title: str) -> No
 VERBS = {
     "list": Verb("the methods, one line each", _declare_list, _list),
     "show": Verb("one method: paper, data, how to cite it", _declare_show, _show),
-    "train": Verb("train a method on embedded data or on your own", _declare_train, _train, ("model", "data", "trainer")),
-    "evaluate": Verb("metrics of a checkpoint beside trivial baselines", _declare_evaluate, _evaluate, ("data", "trainer")),
+    "train": Verb(
+        "train a method on embedded data or on your own", _declare_train, _train, ("model", "data", "trainer")
+    ),
+    "evaluate": Verb(
+        "metrics of a checkpoint beside trivial baselines", _declare_evaluate, _evaluate, ("data", "trainer")
+    ),
     "predict": Verb("predict on your own input and draw the result", _declare_predict, _predict),
     "compare": Verb("methods of a field under one protocol", _declare_compare, _compare, ("model", "data", "trainer")),
     "claim": Verb("re-test a paper's central claim", _declare_claim, _claim),

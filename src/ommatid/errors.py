@@ -1,8 +1,8 @@
 """What goes wrong on the user's side, said in one sentence.
 
-Everything a user can cause (a missing file, a misspelt name, a feature of the wrong width, a truncated archive) is raised
-as an `InputError` whose message names the file or argument, what was found, and what was expected. The command line
-prints that sentence and exits with code 2; Python users catch `InputError`, which is a `ValueError`.
+Everything a user can cause (a missing file, a misspelt name, a feature of the wrong width, a truncated archive) is
+raised as an `InputError` whose message names the file or argument, what was found, and what was expected. The command
+line prints that sentence and exits with code 2; Python users catch `InputError`, which is a `ValueError`.
 """
 
 import difflib

@@ -1,13 +1,13 @@
 """MGSL-Net's blocks against the numbers recorded from published code."""
 
 import torch
-from parity.fixture import load_fixture
 
 from ommatid.grounding.mgsl_net import published_fusion, published_graph_layer, published_memory
 from ommatid.nn.attention import AdditiveAttention
 from ommatid.nn.cross_graph import CrossModalGraphLayer
 from ommatid.nn.recurrent import BidirectionalGRU
 from ommatid.nn.slot_memory import SlotMemory
+from parity.fixture import load_fixture
 
 
 def test_graph_layers_and_fusion_reproduce_the_ancestor():
@@ -23,7 +23,9 @@ def test_graph_layers_and_fusion_reproduce_the_ancestor():
     layer.load_state_dict(published_graph_layer(state))
     messages = {}
     for name, module in {"cross_v": layer.video_update, "cross_q": layer.query_update}.items():
-        module.register_forward_hook(lambda _, given, made, name=name: messages.update({name: given[1], f"{name}>": made}))
+        module.register_forward_hook(
+            lambda _, given, made, name=name: messages.update({name: given[1], f"{name}>": made})
+        )
     for name, module in {"self_v": layer.video_self, "self_q": layer.query_self}.items():
         module.register_forward_hook(lambda _, given, made, name=name: messages.update({name: given[1]}))
 

@@ -88,7 +88,8 @@ class Extractor:
 
     Attributes:
         backbone: timm's name of the model, CLIP's image towers among them.
-        weights: file of the backbone's weights; timm's pretrained ones where None; "random" for a net that has learned nothing.
+        weights: file of the backbone's weights; timm's pretrained ones where None; "random" for a net that has
+            learned nothing.
     """
 
     backbone: str = "resnet50"
@@ -106,7 +107,7 @@ class Extractor:
             model = timm.create_model(self.backbone, pretrained=self.weights is None, num_classes=0)
         except Exception as error:  # the hub client raises many kinds
             raise InputError(
-                f"pretrained weights of {self.backbone} could not be fetched ({type(error).__name__}); give a weights file"
+                f"pretrained weights of {self.backbone} could not be fetched ({type(error).__name__}): give a file"
             ) from error
         if self.weights not in (None, "random"):
             _load_backbone(model, Path(str(self.weights)))
@@ -127,10 +128,10 @@ class Extractor:
         return torch.cat(features), end
 
     def _embed(self, frames: list[UInt8[Tensor, "height width 3"]]) -> Float[Tensor, "clip channel"]:
-        config = self.network.pretrained_cfg  # type: ignore[union-attr]
-        size = config["input_size"][-2:]
+        config: dict[str, Any] = self.network.pretrained_cfg  # type: ignore[assignment]
+        height, width = config["input_size"][-2:]
         images = torch.stack(frames).permute(0, 3, 1, 2).float() / 255
-        images = F.interpolate(images, size, mode="bilinear", antialias=True)
+        images = F.interpolate(images, [height, width], mode="bilinear", antialias=True)
         mean, std = (torch.tensor(config[key])[:, None, None] for key in ("mean", "std"))
         return self.network((images - mean) / std)
 

@@ -29,8 +29,8 @@ class Arm:
 class Criterion:
     """One comparison that must come out for the claim to hold.
 
-    The effect of a seed is `metric` of the method's arm minus `metric` of `versus`, turned so that larger is better. With
-    `beyond`, the same difference in a second metric is subtracted (a difference of differences).
+    The effect of a seed is `metric` of the method's arm minus `metric` of `versus`, turned so that larger is better.
+    With `beyond`, the same difference in a second metric is subtracted (a difference of differences).
 
     Attributes:
         direction: whether a higher or a lower metric is better.

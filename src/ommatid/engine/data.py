@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
-from lightning.pytorch import LightningDataModule
 import torch
+from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
@@ -40,7 +40,7 @@ class DataModule(LightningDataModule):
         raise NotImplementedError
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """Metrics of the trivial predictors that the field prints next to every model; none unless the field says so."""
+        """Metrics of the trivial predictors that stand next to every model; none unless the field has some."""
         return {}
 
     def describe(self) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class DataModule(LightningDataModule):
             collate_fn=_Collate(self.collate),
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
-            pin_memory=bool(trainer) and trainer.strategy.root_device.type == "cuda",
+            pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
             generator=sampler.generator,
             drop_last=shuffle and len(dataset) >= self.batch_size * replicas,  # type: ignore[arg-type]
         )

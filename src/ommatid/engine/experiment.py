@@ -32,9 +32,7 @@ def run_claim(kind: type, claim: Claim, setup: Setup) -> dict[str, Any]:
     Finished trainings are kept in `setup.folder`; an interrupted run goes on from there.
     """
     tuned = _tune(kind, claim, setup) if claim.tuning and setup.tune else {arm: _Tuned({}, []) for arm in claim.arms}
-    jobs = {
-        (arm, seed): _job(kind, claim, arm, tuned[arm].chosen, seed) for arm in claim.arms for seed in setup.seeds
-    }
+    jobs = {(arm, seed): _job(kind, claim, arm, tuned[arm].chosen, seed) for arm in claim.arms for seed in setup.seeds}
     outcomes = _run(list(jobs.values()), setup, "seeds")
     table = {arm: [outcomes[jobs[arm, seed].key] for seed in setup.seeds] for arm in claim.arms}
     effects = [_effect(claim, position, table) for position in range(len(claim.criteria))]

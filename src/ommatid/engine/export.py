@@ -30,7 +30,9 @@ def export_method(method: Any, path: Path, format: str) -> float:
         run = {"torch": _to_torch, "onnx": _to_onnx}[format](network, inputs, input_names, output_names, path)
         difference = max(float((ours - theirs).abs().max()) for ours, theirs in zip(expected, run, strict=True))
     if not difference <= TOLERANCE:
-        raise InputError(f"{path}: the exported program differs from the method by {difference:.2e}, expected {TOLERANCE:g}")
+        raise InputError(
+            f"{path}: the exported program differs from the method by {difference:.2e}, expected {TOLERANCE:g}"
+        )
     return difference
 
 

@@ -108,10 +108,12 @@ def fit(
     state = _resume_state(run, resume)
     if state and isinstance(lightning.logger, CsvLog):
         lightning.logger.continue_from(_global_step(state))
-    module = torch.compile(method) if compile else method
+    module: Any = torch.compile(method) if compile else method
     with quiet():
         # Lightning reads the state through torch.load: plain values and tensors only, nothing in the file is executed.
-        lightning.fit(module, **_loaders(method, data, lightning), ckpt_path=state, weights_only=True if state else None)
+        lightning.fit(
+            module, **_loaders(method, data, lightning), ckpt_path=state, weights_only=True if state else None
+        )
     if run is not None and lightning.is_global_zero:
         run.draw_curves()
         method.draw_training(run.path)
@@ -167,7 +169,9 @@ def make_trainer(
         raise
 
 
-def evaluate(method: Method, data: DataModule, split: str = "test", trainer: Mapping[str, Any] | None = None) -> dict[str, float]:
+def evaluate(
+    method: Method, data: DataModule, split: str = "test", trainer: Mapping[str, Any] | None = None
+) -> dict[str, float]:
     """Metrics of a method on one split, every sample counted once."""
     data.check_split(split)
     method.align(data)
@@ -195,7 +199,9 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
             warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode at the start of training.*")
-            warnings.filterwarnings("ignore", message=".*number of training batches.*smaller than the logging interval.*")
+            warnings.filterwarnings(
+                "ignore", message=".*number of training batches.*smaller than the logging interval.*"
+            )
             warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
             warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
             yield
@@ -217,4 +223,3 @@ def _global_step(path: str) -> int:
         return int(torch.load(path, map_location="cpu", weights_only=True)["global_step"])
     except Exception as error:
         raise CheckpointError(f"{path}: the resume state cannot be read ({type(error).__name__})") from error
-

@@ -1,4 +1,4 @@
-"""`Method`: what all published methods share. A LightningModule with a recipe, safe checkpoints, scores and a prediction."""
+"""`Method`: what all published methods share, on top of a LightningModule."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,8 +28,8 @@ class Method(LightningModule):
     """Base of every method.
 
     A subclass takes its whole configuration as constructor arguments (`recipe` among them), calls
-    `save_hyperparameters(logger=False)`, and implements `training_step` as its paper trains. Its field's base class says
-    what a batch is, how a prediction is scored, and how a user's own input becomes a prediction.
+    `save_hyperparameters(logger=False)`, and implements `training_step` as its paper trains. Its field's base class
+    says what a batch is, how a prediction is scored, and how a user's own input becomes a prediction.
 
     Class attributes:
         data_module: the field's data module.
@@ -55,7 +55,12 @@ class Method(LightningModule):
         self.automatic_optimization = not self.several_optimizers
         self._val_scores, self._test_scores = SampleScores(), SampleScores()
 
-    # -- what a field or a method says ---------------------------------------------------------------------------
+    @property
+    def hparams(self) -> Any:
+        """The constructor arguments as attributes."""
+        return super().hparams
+
+    # -- what a field or a method says --
 
     @classmethod
     def arguments_from(cls, data: DataModule) -> dict[str, Any]:
@@ -92,14 +97,14 @@ class Method(LightningModule):
         raise InputError(f"{type(self).__name__} knows no released weights")
 
     def read_outs(self, data: DataModule) -> dict[str, float]:
-        """Measurements of the mechanism after training, beside the metrics (entropy of a memory, diversity of a pool)."""
+        """Measurements of the mechanism after training, beside the metrics (such as the diversity of a pool)."""
         return {}
 
     def draw_training(self, folder: Path) -> list[Path]:
         """Pictures worth keeping with the run (recovered images, a memory); none unless the method has any."""
         return []
 
-    # -- optimisation ----------------------------------------------------------------------------------------------
+    # -- optimisation --
 
     def phases(self) -> dict[str, Phase]:
         """The optimisers by name. An ordinary method has one, over all its parameters."""
@@ -170,12 +175,12 @@ class Method(LightningModule):
         for name, value in losses.items():
             self.log(f"train/{name}", value.detach(), prog_bar=name == "loss", on_step=True, on_epoch=False)
 
-    # -- evaluation ------------------------------------------------------------------------------------------------
+    # -- evaluation --
 
-    def validation_step(self, batch: Batch, _: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._val_scores.update(self.identity(batch), self.score(batch))
 
-    def test_step(self, batch: Batch, _: int) -> None:
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._test_scores.update(self.identity(batch), self.score(batch))
 
     def on_validation_epoch_end(self) -> None:
@@ -191,7 +196,7 @@ class Method(LightningModule):
             self.log(self.monitor, means[self.monitor], prog_bar=True)
         scores.reset()
 
-    # -- checkpoints -----------------------------------------------------------------------------------------------
+    # -- checkpoints --
 
     def settings(self) -> dict[str, Any]:
         """The constructor arguments as JSON values."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 from torch.optim import Optimizer
@@ -94,7 +94,7 @@ def build_optimizer(phase: Phase) -> Optimizer:
         {"params": members, "lr": recipe.lr * factor, "weight_decay": decay}
         for (factor, decay), members in groups.items()
     ]
-    options = {} if recipe.betas is None else {"betas": tuple(recipe.betas)}
+    options: dict[str, Any] = {} if recipe.betas is None else {"betas": tuple(recipe.betas)}
     return create_optimizer_v2(
         params,
         opt=recipe.optimizer,

@@ -103,7 +103,7 @@ def environment() -> dict[str, Any]:
     """Versions, machine and devices, for the record."""
     from importlib.metadata import PackageNotFoundError, version
 
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
             versions[package] = version(package)

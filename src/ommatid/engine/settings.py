@@ -51,7 +51,7 @@ def _checked(
     return {**_parse(label, function, plain, set(objects)), **objects}
 
 
-def _parse(label: str, function: Any, plain: Mapping[str, Any], skip: set[str]) -> dict[str, Any]:
+def _parse(label: str, function: Any, plain: Mapping[str, Any], skip: set[str | int]) -> dict[str, Any]:
     from jsonargparse import ArgumentError, ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)

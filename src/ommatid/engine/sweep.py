@@ -1,8 +1,9 @@
-"""Many independent trainings: a job is plain data, its result is kept, and it runs here, in processes, or on a Ray cluster."""
+"""Many independent trainings: a job is plain data, its result is kept; it runs in processes or on a Ray cluster."""
 
 import hashlib
 import importlib
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -158,7 +159,7 @@ def _on_cluster(jobs: Sequence[Job], address: str) -> Iterator[tuple[Job, Outcom
         raise MissingDependency("a cluster needs Ray: pip install 'ommatid[cluster]'") from error
     if not ray.is_initialized():
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError as error:
             raise InputError(f"--cluster {address}: no Ray cluster answers there") from error
     remote = ray.remote(num_cpus=1, max_calls=1)(_single_threaded)
@@ -179,7 +180,9 @@ def _read_outcome(path: Path) -> Outcome | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a result that ommatid kept ({error!r}); delete the file to run it again") from error
+        raise InputError(
+            f"{path}: not a result that ommatid kept ({error!r}); delete the file to run it again"
+        ) from error
 
 
 def _devices(trainer: Mapping[str, Any]) -> dict[str, Any]:

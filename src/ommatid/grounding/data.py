@@ -87,7 +87,7 @@ class GroundingData(DataModule):
         )
         self._vocabulary: Vocabulary | None = None
 
-    # -- what there is ------------------------------------------------------------------------------------------------
+    # -- what there is --
 
     @cached_property
     def queries(self) -> dict[str, list[Query]]:
@@ -135,7 +135,7 @@ class GroundingData(DataModule):
         self.max_words = max_words or self.max_words
         self._datasets.clear()
 
-    # -- the contract of every data module ------------------------------------------------------------------------------
+    # -- the contract of every data module --
 
     @cached_property
     def _datasets(self) -> dict[str, "GroundingSet"]:
@@ -240,7 +240,8 @@ def collate(samples: Sequence[GroundingSample]) -> GroundingBatch:
     video, video_mask = pad_first([sample.video for sample in samples])
     words, word_mask = pad_first([sample.words for sample in samples])
     subsets = {
-        name: torch.tensor([sample.subsets[name] for sample in samples]) for name in (samples[0].subsets if samples else ())
+        name: torch.tensor([sample.subsets[name] for sample in samples])
+        for name in (samples[0].subsets if samples else ())
     }
     return GroundingBatch(
         video=video,

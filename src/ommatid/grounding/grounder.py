@@ -59,7 +59,7 @@ class Grounder(Method):
         self.max_words: int | None = None
         self.extractor: dict[str, Any] | None = None
 
-    # -- words and features: what data and method agree on -----------------------------------------------------------
+    # -- words and features: what data and method agree on --
 
     @classmethod
     def arguments_from(cls, data: DataModule) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class Grounder(Method):
         self.vocabulary = Vocabulary.from_list(extras["vocabulary"])
         self.steps, self.max_words, self.extractor = extras["steps"], extras["max_words"], extras["extractor"]
 
-    # -- evaluation ---------------------------------------------------------------------------------------------------
+    # -- evaluation --
 
     def identity(self, batch: GroundingBatch) -> Int[Tensor, "batch"]:
         return batch.query
@@ -125,7 +125,7 @@ class Grounder(Method):
             f"{self.trainer.datamodule.supervision!r}"  # type: ignore[attr-defined]
         )
 
-    # -- prediction ---------------------------------------------------------------------------------------------------
+    # -- prediction --
 
     @torch.no_grad()
     def predict(self, video: Path, sentence: str, duration: float | None = None, top: int = 5) -> GroundedSentence:
@@ -155,7 +155,7 @@ class Grounder(Method):
         moments = self.eval()(collate([sample]).to(self.device)).to("cpu")
         return GroundedSentence(sentence, seconds, kept(nms_moments(moments, NMS, top)))
 
-    # -- export -------------------------------------------------------------------------------------------------------
+    # -- export --
 
     def exportable(self) -> tuple[nn.Module, tuple[Tensor, ...], tuple[str, ...], tuple[str, ...]]:
         """A plain-tensor network, example inputs, and the names of inputs and outputs."""
@@ -180,9 +180,7 @@ class _PlainGrounder(nn.Module):
         nothing = video.new_full((video.shape[0],), float("nan"))
         span = nothing[:, None].expand(-1, 2)
         identity = torch.zeros(video.shape[0], dtype=torch.long)
-        moments = self.grounder(
-            GroundingBatch(video, video_mask, words, word_mask, nothing, span, nothing, identity)
-        )
+        moments = self.grounder(GroundingBatch(video, video_mask, words, word_mask, nothing, span, nothing, identity))
         return moments.spans, moments.scores
 
 

@@ -35,11 +35,9 @@ class DenseRegressionHead(nn.Module):
         super().__init__()
         self.inside, self.distance, self.quality = _mlp(dim, 1), _mlp(dim, 2), _mlp(dim, 1)
         # Moments cover about a third of a video: the first guesses reach a sixth of it to both sides.
-        nn.init.constant_(self.distance[-1].bias, -1.7)
+        nn.init.constant_(self.distance[-1].bias, -1.7)  # type: ignore[arg-type]
 
-    def forward(
-        self, features: Float[Tensor, "batch time dim"], mask: Bool[Tensor, "batch time"]
-    ) -> DenseRegression:
+    def forward(self, features: Float[Tensor, "batch time dim"], mask: Bool[Tensor, "batch time"]) -> DenseRegression:
         left, right = F.softplus(self.distance(features)).unbind(-1)
         centre = step_centres(mask)
         spans = torch.stack([centre - left, centre + right], dim=-1)

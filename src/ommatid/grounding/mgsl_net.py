@@ -1,12 +1,13 @@
 """MGSL-Net: Memory-Guided Semantic Learning Network for Temporal Sentence Grounding (arXiv:2201.00454, AAAI 2022).
 
-Sentences with a rarely seen word are grounded worse, because a network is pulled towards what it sees often. MGSL-Net lets
-frames and words exchange messages on a graph (E3-E7), stores what has been described in one persistent slot memory per
-modality and reads it back for every frame and word (E9-E14), mixes both modalities by heterogeneous attention (E15-E17),
-and lets every frame vote for a span (E18-E19). Equation numbers refer to docs/methods/mgsl-net.md.
+Sentences with a rarely seen word are grounded worse, because a network is pulled towards what it sees often. MGSL-Net
+lets frames and words exchange messages on a graph (E3-E7), stores what has been described in one persistent slot
+memory per modality and reads it back for every frame and word (E9-E14), mixes both modalities by heterogeneous
+attention (E15-E17), and lets every frame vote for a span (E18-E19). Equation numbers refer to
+docs/methods/mgsl-net.md.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -34,8 +35,8 @@ class MGSLNet(Grounder):
     Args:
         feature_dim, word_dim, vocabulary_size: as the data have them.
         video_dim: width of the clip features between the input and the encoder (E1).
-        memory: "written" is the paper's; "parameters" reads slots that the optimiser moves; "frozen" reads random slots;
-            "mlp" is a residual network of equal capacity in the memory's place.
+        memory: "written" is the paper's; "parameters" reads slots that the optimiser moves; "frozen" reads random
+            slots; "mlp" is a residual network of equal capacity in the memory's place.
         memory_slots: slots per modality.
         tau: temperature of the memory's addresses; 1 spreads every write over all slots.
         graph_layers, attention_blocks: how often E3-E6 and E15-E17 are repeated; 0 leaves them out.
@@ -142,9 +143,7 @@ class MGSLNet(Grounder):
         fused = self.fusion(torch.cat([video, told], dim=-1), video_mask)
         return self.head(fused, video_mask), cycle
 
-    def encode(
-        self, batch: GroundingBatch
-    ) -> tuple[Float[Tensor, "batch time dim"], Float[Tensor, "batch word dim"]]:
+    def encode(self, batch: GroundingBatch) -> tuple[Float[Tensor, "batch time dim"], Float[Tensor, "batch word dim"]]:
         """Frames see their neighbours, then the whole video; words see the whole sentence (E1, E2)."""
         video = self.video_input(self.dropout(batch.video))
         for layer in self.video_local:
@@ -213,7 +212,7 @@ def published_memory(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return ours
 
 
-_RARE = {
+_RARE: dict[str, Any] = {
     "model": MGSLNet.embedded["model"],
     "data": {"view": "rare", "steps": 32, "batch_size": 32},
     "trainer": {"max_steps": 1000, "max_epochs": -1},

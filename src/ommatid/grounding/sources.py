@@ -78,7 +78,9 @@ class WorldSource:
         return splits
 
     def store(self) -> MemoryStore:
-        return MemoryStore({video.vid: video.features for split in self.world.splits.values() for video in split.videos})
+        return MemoryStore(
+            {video.vid: video.features for split in self.world.splits.values() for video in split.videos}
+        )
 
     def vocabulary(self, sentences: Sequence[str]) -> Vocabulary:
         return _known_words(sentences, set(self.world.word_vectors))
@@ -165,7 +167,7 @@ class FolderSource:
 
 
 def nameless_vectors(vocabulary: Vocabulary, dim: int = NAMELESS_DIM) -> Float[Tensor, "row dim"]:
-    """Random vectors that depend on the word alone, for data without word vectors: words are told apart, nothing more."""
+    """Random vectors that depend on the word alone: they tell words apart, nothing more."""
     rows = [np.zeros(dim), np.zeros(dim)]
     for word in vocabulary.words:
         seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "little")
@@ -186,8 +188,13 @@ def _from_world(query: WorldQuery, duration: float, part: str, with_span: bool) 
         span=query.span if with_span else None,
         glance=query.glance,
         group=query.vid,
-        tags={"roles": query.roles, "meaning": query.meaning, **({} if part in ("train", "val", "test") else {"part": part})},
+        tags={
+            "roles": query.roles,
+            "meaning": query.meaning,
+            **({} if part in ("train", "val", "test") else {"part": part}),
+        },
     )
 
 
-def _in_part(query: Query, part: str) -> Query:    return replace(query, tags={**(query.tags or {}), "part": part})
+def _in_part(query: Query, part: str) -> Query:
+    return replace(query, tags={**(query.tags or {}), "part": part})

@@ -1,7 +1,8 @@
 """The contract of temporal grounding: clip features and a sentence in, scored moments out.
 
-Every method of the field takes a `GroundingBatch` and returns `Moments`; the evaluator, the drawing and the command line see
-nothing else. Time is normalised to [0, 1] of the video inside the contract and becomes seconds only at its edges.
+Every method of the field takes a `GroundingBatch` and returns `Moments`; the evaluator, the drawing and the command
+line see nothing else. Time is normalised to [0, 1] of the video inside the contract and becomes seconds only at its
+edges.
 """
 
 from dataclasses import dataclass, field

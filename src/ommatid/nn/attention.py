@@ -49,7 +49,7 @@ class MultiHeadAttention(nn.Module):
 
 
 class AdditiveAttention(nn.Module):
-    """For every frame its own weighting of the words: weights from w^T tanh(W1 frame + W2 word) (MGSL-Net, arXiv:2201.00454, E18)."""
+    """For every frame its own sentence: words weighted by w^T tanh(W1 frame + W2 word) (arXiv:2201.00454, E18)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

@@ -39,8 +39,8 @@ class CrossModalGraphLayer(nn.Module):
 
     Args:
         dim: width of frames and words.
-        normalise: "sender": a node's weights over the nodes that send to it sum to one. "receiver": each sender's weights
-            over its receivers sum to one, as the code released for the ancestor of the method has it.
+        normalise: "sender": a node's weights over the nodes that send to it sum to one. "receiver": each sender's
+            weights over its receivers sum to one, as the code released for the ancestor of the method has it.
         self_modal: whether the second exchange, among frames and among words, takes place.
         dropout: on the position-coded nodes of the second exchange, in training.
 

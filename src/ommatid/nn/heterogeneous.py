@@ -11,7 +11,8 @@ Query = Float[Tensor, "batch word dim"]
 
 
 class HeterogeneousAttention(nn.Module):
-    """Each modality attends to itself and to the other one, and a gate mixes the two (MGSL-Net, arXiv:2201.00454, E15-E17).
+    """Each modality attends to itself and to the other one, and a gate mixes the two (MGSL-Net, arXiv:2201.00454,
+    E15-E17).
 
     Examples:
         >>> block = HeterogeneousAttention(8, heads=2)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 class BidirectionalGRU(nn.Module):
     """A GRU in both directions over padded sequences; what is padded neither enters a state nor leaves one.
 
-    The backward direction runs over each sequence reversed within its own length. This gives what packing gives, without
-    moving lengths to the host, and it can be exported. Padded outputs are zero.
+    The backward direction runs over each sequence reversed within its own length. This gives what packing gives,
+    without moving lengths to the host, and it can be exported. Padded outputs are zero.
 
     Args:
         channels: width of the input.

@@ -13,9 +13,9 @@ Tokens = Float[Tensor, "batch token dim"]
 class SlotMemory(nn.Module):
     """A memory that outlives the batch: tokens read from it by content, and write into it while training.
 
-    MGSL-Net (arXiv:2201.00454), E9-E14. The slots are a buffer, not a parameter: the optimiser never moves them, the write
-    does. Gradients flow through one write and the read that follows it, not further back. In evaluation the memory is
-    frozen.
+    MGSL-Net (arXiv:2201.00454), E9-E14. The slots are a buffer, not a parameter: the optimiser never moves them, the
+    write does. Gradients flow through one write and the read that follows it, not further back. In evaluation the
+    memory is frozen.
 
     Args:
         dim: width of tokens and slots.
@@ -87,7 +87,8 @@ class SlotMemory(nn.Module):
 
     def _write_at_once(self, tokens: Tokens, mask: Bool[Tensor, "batch token"]) -> Float[Tensor, "slot dim"]:
         memory = self.memory.clone()  # the backward pass needs the old slots after the buffer has moved on
-        # Masked tokens weigh zero instead of being cut out: shapes stay those of the batch, and nothing waits for a count.
+        # Masked tokens weigh zero instead of being cut out: shapes stay those of the batch, and nothing waits for a
+        # count.
         address = write_address(self.write_key(tokens), memory, self.tau)[1] * mask[..., None]
         weight = address.flatten(0, 1)
         total = weight.sum(dim=0)

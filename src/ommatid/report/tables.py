@@ -1,26 +1,64 @@
-"""Terminal tables."""
+"""Tables: their rows for every output (terminal, HTML page, Markdown), and the terminal's own drawing of them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 
+@dataclass(frozen=True)
+class Grid:
+    """A table before it is drawn: one row holds as many values as there are headers."""
+
+    headers: list[str]
+    rows: list[list[Any]]
+    title: str | None = None
+
+    def numeric(self, position: int) -> bool:
+        """Whether a column holds numbers only, so that it aligns right."""
+        return bool(self.rows) and all(is_number(row[position]) for row in self.rows)
+
+    def draw(self) -> Table:
+        return table(self.headers, self.rows, self.title)
+
+
 def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None) -> Table:
-    """A table whose number columns align right.
+    """A terminal table whose number columns align right.
 
     Examples:
         >>> table(["method", "mIoU"], [["mgsl-net", 0.61234]]).row_count
         1
     """
+    grid = Grid(list(headers), [list(row) for row in rows], title)
     made = Table(title=title, title_justify="left", header_style="bold")
     for position, header in enumerate(headers):
-        numeric = bool(rows) and all(isinstance(row[position], (int, float)) or row[position] is None for row in rows)
-        made.add_column(header, justify="right" if numeric else "left", overflow="fold")
+        made.add_column(header, justify="right" if grid.numeric(position) else "left", overflow="fold")
     for row in rows:
         made.add_row(*(show(value) for value in row))
     return made
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is shown as a number: None stands for a missing one, "0.6 ± 0.1" for several.
+
+    Examples:
+        >>> [is_number(value) for value in (0.5, None, "0.600 ± 0.141", "cmi", True)]
+        [True, True, True, False, False]
+    """
+    if isinstance(value, str):
+        return value == "-" or all(_parses(part) for part in value.split(" ± "))
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _parses(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def show(value: Any) -> str:
@@ -39,40 +77,81 @@ def show(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def metric_table(columns: Mapping[str, Mapping[str, float]], title: str | None = None) -> Table:
+def metric_grid(columns: Mapping[str, Mapping[str, float]], title: str | None = None) -> Grid:
     """Metrics down, predictors across: a model beside its trivial baselines."""
     names = list(dict.fromkeys(name for metrics in columns.values() for name in metrics))
     rows = [[name, *(metrics.get(name) for metrics in columns.values())] for name in names]
-    return table(["metric", *columns], rows, title)
+    return Grid(["metric", *columns], rows, title)
 
 
-def claim_table(record: Mapping[str, Any]) -> Table:
+def metric_table(columns: Mapping[str, Mapping[str, float]], title: str | None = None) -> Table:
+    """`metric_grid` for the terminal."""
+    return metric_grid(columns, title).draw()
+
+
+def claim_grid(record: Mapping[str, Any]) -> Grid:
     """The arms of a claim: mean and standard deviation over seeds, costs, tuned settings."""
     shown = list(record["shown"]) or [criterion["criterion"]["metric"] for criterion in record["criteria"]]
     rows = []
     for name, arm in record["arms"].items():
         values = [spread(arm["metrics"].get(metric, [])) for metric in shown]
-        cost = [spread(arm["seconds"], 1), f"{max(arm['peak_memory']) / 2**20:.0f} MiB", arm["parameters"]]
-        tuned = ", ".join(f"{key}={value:g}" for key, value in arm["tuned"].items())
-        rows.append([name, arm["role"], *values, *cost, tuned])
+        cost = [spread(arm["seconds"], 1), mebibytes(arm["peak_memory"]), arm["parameters"]]
+        tuned = ", ".join(f"{key}={_brief(value)}" for key, value in arm["tuned"].items())
+        rows.append([name, arm["role"], *values, *cost, tuned or "-"])
     headers = ["arm", "role", *shown, "seconds", "peak memory", "parameters", "tuned"]
-    return table(headers, rows, f"{record['claim']}: {record['verdict'].upper()}")
+    return Grid(headers, rows, f"{record['claim']}: {record['verdict'].upper()}")
 
 
-def effect_table(record: Mapping[str, Any]) -> Table:
+def claim_table(record: Mapping[str, Any]) -> Table:
+    """`claim_grid` for the terminal."""
+    return claim_grid(record).draw()
+
+
+def effect_grid(record: Mapping[str, Any]) -> Grid:
     """The criteria of a claim: paired differences, their intervals, verdicts."""
     rows = [
         [
             criterion["reads"],
             f"{criterion['mean']:+.4f}",
-            f"[{criterion['low']:+.4f}, {criterion['high']:+.4f}]",
-            f"[{criterion['bootstrap_low']:+.4f}, {criterion['bootstrap_high']:+.4f}]",
+            interval(criterion["low"], criterion["high"]),
+            interval(criterion["bootstrap_low"], criterion["bootstrap_high"]),
             criterion["verdict"],
         ]
         for criterion in record["criteria"]
     ]
+    headers = ["criterion", "effect", "95 % (t)", "95 % (bootstrap)", "verdict"]
+    return Grid(headers, rows, f"{len(record['seeds'])} seeds, paired")
+
+
+def effect_table(record: Mapping[str, Any]) -> Table:
+    """`effect_grid` for the terminal."""
+    return effect_grid(record).draw()
+
+
+def comparison_grid(record: Mapping[str, Any]) -> Grid:
+    """What `ommatid.compare` measured: metrics and costs down, methods and trivial baselines across."""
+    methods, baselines = record["methods"], record["baselines"]
+    names = list(dict.fromkeys(name for method in methods.values() for name in method["metrics"]))
+    rows: list[list[Any]] = [
+        [
+            name,
+            *(spread(method["metrics"].get(name, [])) for method in methods.values()),
+            *(show(metrics.get(name)) for metrics in baselines.values()),
+        ]
+        for name in names
+    ]
+    nothing = ["-"] * len(baselines)
+    rows.append(["seconds of training", *(spread(method["seconds"], 1) for method in methods.values()), *nothing])
+    rows.append(["peak memory", *(mebibytes(method["peak_memory"]) for method in methods.values()), *nothing])
+    rows.append(["parameters", *(show(method["parameters"]) for method in methods.values()), *nothing])
     seeds = len(record["seeds"])
-    return table(["criterion", "effect", "95 % (t)", "95 % (bootstrap)", "verdict"], rows, f"{seeds} seeds, paired")
+    title = f"{record['data'].get('name', 'comparison')}, {seeds} seed{'s' if seeds > 1 else ''}"
+    return Grid(["metric", *methods, *baselines], rows, title)
+
+
+def comparison_table(record: Mapping[str, Any]) -> Table:
+    """`comparison_grid` for the terminal."""
+    return comparison_grid(record).draw()
 
 
 def spread(values: Sequence[float | None], digits: int = 3) -> str:
@@ -82,13 +161,35 @@ def spread(values: Sequence[float | None], digits: int = 3) -> str:
         >>> spread([0.5, 0.7])
         '0.600 ± 0.141'
     """
-    from statistics import mean, stdev
-
-    known = [value for value in values if value is not None]
+    known = [value for value in values if value is not None and value == value]
     if not known:
         return "-"
     deviation = f" ± {stdev(known):.{digits}f}" if len(known) > 1 else ""
     return f"{mean(known):.{digits}f}{deviation}"
+
+
+def interval(low: float, high: float) -> str:
+    """An interval of effects.
+
+    Examples:
+        >>> interval(-0.01, 0.2)
+        '[-0.0100, +0.2000]'
+    """
+    return f"[{low:+.4f}, {high:+.4f}]"
+
+
+def mebibytes(sizes: Sequence[int]) -> str:
+    """The largest of several sizes in bytes.
+
+    Examples:
+        >>> mebibytes([1048576, 3145728])
+        '3 MiB'
+    """
+    return f"{max(sizes) / 2**20:.0f} MiB"
+
+
+def _brief(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def console(stderr: bool = False) -> Console:

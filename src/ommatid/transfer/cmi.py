@@ -1,9 +1,10 @@
 """CMI: Contrastive Model Inversion for Data-Free Knowledge Distillation (arXiv:2105.08584, IJCAI 2021).
 
-A trained network is all there is: no image, no label. A generator, born anew for every batch, draws images that the teacher's
-batch norms take for its training data (E2), that it classifies as wished (E3) and that the student still has to learn from
-(E4). Left to itself this draws the same few images again and again; a contrastive loss makes every new image recognisable among
-all earlier ones (E6-E8). The student is distilled on the growing pool (E10). Equation numbers refer to docs/methods/cmi.md.
+A trained network is all there is: no image, no label. A generator, born anew for every batch, draws images that the
+teacher's batch norms take for its training data (E2), that it classifies as wished (E3) and that the student
+still has to learn from (E4). Left to itself this draws the same few images again and again; a contrastive loss
+makes every new image recognisable among all earlier ones (E6-E8). The student is distilled on the growing pool
+(E10). Equation numbers refer to docs/methods/cmi.md.
 
 Inverted images can reveal training data: treat a pool like the data that the teacher was trained on.
 """
@@ -36,7 +37,7 @@ from ommatid.nn.views import crop_flip, resized_crop_flip
 from ommatid.transfer.classifier import ImageClassifier
 from ommatid.transfer.data import ImageData
 from ommatid.transfer.draw import draw_sheet
-from ommatid.transfer.networks import accuracy, build_classifier, load_classifier, train_classifier
+from ommatid.transfer.networks import build_classifier, load_classifier, train_classifier
 from ommatid.transfer.task import ImageBatch
 
 
@@ -45,7 +46,8 @@ class CMI(ImageClassifier):
 
     Args:
         num_classes, channels, image_size, mean, std: as the teacher was trained; the data module gives them.
-        teacher, student: names (see `build_classifier`), or a module of yours that takes images in [0, 1] as the teacher.
+        teacher, student: names (see `build_classifier`), or a module of yours that takes images in [0, 1] as the
+            teacher.
         teacher_weights: file of the teacher's weights. Without it the teacher is first trained on the data's training
             split, `teacher_steps` updates; the student never sees that split.
         student_width: multiplies the student's channels.
@@ -121,14 +123,16 @@ class CMI(ImageClassifier):
         synthesis: Literal["inverted", "noise"] = "inverted",
         pool_rounds: int = 200,
         initial_pool: str | None = None,
-        recipe: Recipe = Recipe("sgd", lr=0.1, momentum=0.9, weight_decay=1e-4, schedule="cosine", per="epoch", decay_vectors=True),
+        recipe: Recipe = Recipe(
+            "sgd", lr=0.1, momentum=0.9, weight_decay=1e-4, schedule="cosine", per="epoch", decay_vectors=True
+        ),
         generator_recipe: Recipe = Recipe("adam", lr=1e-3, betas=(0.5, 0.999), schedule="constant"),
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False, ignore=["teacher"] if isinstance(teacher, nn.Module) else [])
         self.recipe = recipe
-        # The outer loop's three lifetimes: reborn with every batch (generator, latents), kept for the whole run (head, bank,
-        # pool), and the training target (student).
+        # The outer loop's three lifetimes: reborn with every batch (generator, latents), kept for the whole run
+        # (head, bank, pool), and the training target (student).
         if isinstance(teacher, nn.Module):
             self.teacher: nn.Module = teacher
         else:
@@ -152,7 +156,7 @@ class CMI(ImageClassifier):
     def forward(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch class"]:
         return self.student(images)
 
-    # -- training -----------------------------------------------------------------------------------------------------
+    # -- training --
 
     def phases(self) -> dict[str, Phase]:
         settings = self.hparams
@@ -209,7 +213,7 @@ class CMI(ImageClassifier):
         return kept
 
     def rebirth(self) -> None:
-        """A generator and latents that have seen nothing, and an optimiser that remembers nothing of their forerunners."""
+        """A generator and latents that have seen nothing, and an optimiser that forgot their forerunners."""
         self.generator.reset_parameters()
         self.generator.train()
         with torch.no_grad():
@@ -219,7 +223,7 @@ class CMI(ImageClassifier):
     def inversion_loss(
         self, images: Float[Tensor, "batch channel height width"], targets: Int[Tensor, "batch"]
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]], Float[Tensor, "batch feature"]]:
-        """The loss of a batch of images under random views (E5, E9), its parts, and what the bank keeps of the batch (E6)."""
+        """The loss of images under random views (E5, E9), its parts, and what the bank keeps of the images (E6)."""
         settings = self.hparams
         global_view = crop_flip(images, settings.crop_pad, settings.flip)
         local_view = resized_crop_flip(images, flip=settings.flip)
@@ -241,7 +245,7 @@ class CMI(ImageClassifier):
         """Uniform noise in place of images: what the teacher's answers alone are worth."""
         return torch.rand(self.hparams.synthesis_batch, *self.pool.values.shape[1:], device=self.device), None
 
-    # -- the teacher ----------------------------------------------------------------------------------------------------
+    # -- the teacher --
 
     def adopt(self, data: DataModule) -> None:
         super().adopt(data)
@@ -250,7 +254,12 @@ class CMI(ImageClassifier):
             self.teacher.requires_grad_(True)
             images, labels = data.tensors("train")
             train_classifier(
-                self.teacher, images, labels, self.hparams.teacher_steps, pad=self.hparams.crop_pad, flip=self.hparams.flip
+                self.teacher,
+                images,
+                labels,
+                self.hparams.teacher_steps,
+                pad=self.hparams.crop_pad,
+                flip=self.hparams.flip,
             )
             self.teacher.requires_grad_(False)
 
@@ -269,7 +278,7 @@ class CMI(ImageClassifier):
         teacher = published_classifier(state, self.teacher)
         return {**self.state_dict(), **{f"teacher.1.{name}": tensor for name, tensor in teacher.items()}}
 
-    # -- what came of it ------------------------------------------------------------------------------------------------
+    # -- what came of it --
 
     def score(self, batch: ImageBatch) -> dict[str, Float[Tensor, "batch"]]:
         """Accuracy of the student, and beside it the teacher's."""
@@ -289,7 +298,9 @@ class CMI(ImageClassifier):
         with torch.no_grad():
             classes = self.teacher.eval()(shown.to(self.device)).argmax(dim=1).tolist()
         names = self.class_names or [str(number) for number in range(self.hparams.num_classes)]
-        draw_sheet(shown, "recovered from the teacher, without data", folder / "recovered.png", [names[c] for c in classes])
+        draw_sheet(
+            shown, "recovered from the teacher, without data", folder / "recovered.png", [names[c] for c in classes]
+        )
         pool = folder / "recovered.npz"
 
         def write(aside: Path) -> None:
@@ -349,10 +360,11 @@ def contrast(
 
 @torch.no_grad()
 def pool_diversity(teacher: nn.Module, images: Float[Tensor, "image channel height width"]) -> dict[str, float]:
-    """Cosine similarities of the teacher's last features inside a pool (lower is more diverse), and its class entropy in nats.
+    """Cosine similarities of the teacher's last features inside a pool (lower is more diverse), and its class entropy
+    in nats.
 
-    `nearest_similarity` is the mean over images of the similarity to the nearest other one, `mean_similarity` that over all
-    pairs.
+    `nearest_similarity` is the mean over images of the similarity to the nearest other one, `mean_similarity` that
+    over all pairs.
     """
     if len(images) < 2:
         return {}
@@ -376,7 +388,9 @@ def pool_diversity(teacher: nn.Module, images: Float[Tensor, "image channel heig
     }
 
 
-def last_features(model: nn.Module, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch feature"]:
+def last_features(
+    model: nn.Module, images: Float[Tensor, "batch channel height width"]
+) -> Float[Tensor, "batch feature"]:
     """The input of the last linear layer: a classifier's last pooled feature map."""
     last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
     with capture(model, last, what="input") as seen:
@@ -439,8 +453,8 @@ _BUDGET: dict[str, Any] = {
 CMI.claims = (
     Claim(
         name="cmi-diversity",
-        statement="At the same number of images, a pool inverted with the contrastive term is more diverse: lower nearest-"
-        "neighbour and lower mean cosine similarity of the teacher's last features.",
+        statement="At the same number of images, a pool inverted with the contrastive term is more diverse: lower "
+        "nearest-neighbour and lower mean cosine similarity of the teacher's last features.",
         arms=_arms(contrastive_weight=0.1),
         criteria=(
             Criterion("nearest_similarity", versus="no contrast", direction="lower", margin=0.002),
@@ -451,8 +465,8 @@ CMI.claims = (
     ),
     Claim(
         name="cmi-student",
-        statement="The student trained on the contrastive pool is at least as accurate as one trained on a pool without the "
-        "contrastive term.",
+        statement="The student trained on the contrastive pool is at least as accurate as one trained on a pool "
+        "without the contrastive term.",
         arms=_arms(contrastive_weight=0.1),
         criteria=(Criterion("top1", versus="no contrast", kind="not worse", margin=0.01),),
         source="docs/methods/cmi.md, claim, second half",

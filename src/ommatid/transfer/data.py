@@ -24,8 +24,9 @@ class ImageData(DataModule):
 
     Args:
         root: folder of the data set; scikit-learn's handwritten digits where None.
-        format: "folder" (`root/{train,val,test}/<class>/*`, or `root/<class>/*` which is then divided), "cifar10", "cifar100",
-            "tiny-imagenet", "torchvision:<data set>" (already downloaded), or "auto", which looks at the files.
+        format: "folder" (`root/{train,val,test}/<class>/*`, or `root/<class>/*` which is then divided), "cifar10",
+            "cifar100", "tiny-imagenet", "torchvision:<data set>" (already downloaded), or "auto", which looks at the
+            files.
         size: height and width that images are resized to; a data set of fixed size keeps its own.
         channels: 3 for colour, 1 for grey.
         val_fraction: part of the training images that is held out for validation where the data set has no such split.
@@ -67,7 +68,9 @@ class ImageData(DataModule):
     def size(self) -> int:
         height, width = self.sets["train"][0][0].shape[1:]
         if height != width:
-            raise InputError(f"{self.root}: images of {height} x {width} pixels, expected square ones; give --data.size")
+            raise InputError(
+                f"{self.root}: images of {height} x {width} pixels, expected square ones; give --data.size"
+            )
         return int(height)
 
     @property
@@ -190,13 +193,17 @@ def _divide(images: ImageSet, fraction: float, name: str) -> tuple[ImageSet, Ima
     try:
         rest, part = train_test_split(numbers, test_size=fraction, stratify=images.labels.numpy(), random_state=0)
     except ValueError as error:
-        raise InputError(f"{len(images)} images are too few to hold out a {name} split of every class ({error})") from error
+        raise InputError(
+            f"{len(images)} images are too few to hold out a {name} split of every class ({error})"
+        ) from error
     return _part(images, np.sort(rest), "train"), _part(images, np.sort(part), name)
 
 
 def _part(images: ImageSet, chosen: np.ndarray, split: str) -> ImageSet:
     labels = images.labels[torch.from_numpy(chosen)]
     if isinstance(images.images, Tensor):
-        return ImageSet(images.images[torch.from_numpy(chosen)], labels, images.class_names, images.mean, images.std, split)
+        return ImageSet(
+            images.images[torch.from_numpy(chosen)], labels, images.class_names, images.mean, images.std, split
+        )
     files = type(images.images)([images.images.paths[i] for i in chosen], images.images.channels, images.images.size)
     return ImageSet(files, labels, images.class_names, images.mean, images.std, split)

@@ -1,0 +1,206 @@
+"""`ommatid data`: write embedded sets in official formats, check a user's data, take clip features from videos."""
+
+import json
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ommatid.engine.checkpoint import write_aside
+from ommatid.errors import InputError, unknown
+from ommatid.grounding.formats import FORMATS as GROUNDING_FORMATS
+from ommatid.grounding.formats import Fault, check_annotations, detect_format, read_annotations, summarise
+from ommatid.transfer.data import FORMATS as IMAGE_FORMATS
+from ommatid.transfer.data import ImageData, detect_image_format
+
+
+def make(arguments: Namespace) -> int:
+    """Write an embedded set to disk."""
+    makers: dict[str, Callable[[Namespace], dict[str, Any]]] = {"world-grounding": _make_world, "digits": _make_digits}
+    if arguments.name not in makers:
+        raise unknown("embedded data set", arguments.name, makers)
+    made = makers[arguments.name](arguments)
+    _tell(arguments, {"out": arguments.out, **made}, [f"{arguments.out}: {_sizes(made)}"])
+    return 0
+
+
+def _make_world(arguments: Namespace) -> dict[str, Any]:
+    from ommatid.data.worlds.grounding import GroundingWorld
+
+    view = arguments.view or {"cg": "cg", "glance": "glance", "unsupervised": "unsupervised", "emotion": "emotion"}.get(
+        str(arguments.format), "standard"
+    )
+    manifest = GroundingWorld(view=view, seed=arguments.seed).write(arguments.out, format=arguments.format)
+    return {"view": view, "counts": manifest["counts"]}
+
+
+def _make_digits(arguments: Namespace) -> dict[str, Any]:
+    import numpy as np
+    from PIL import Image
+
+    from ommatid.data.images import digits
+
+    if arguments.format not in (None, "folder"):
+        raise unknown("format of digits", arguments.format, ["folder"])
+    root = Path(arguments.out)
+    if root.exists() and any(root.iterdir()):
+        raise InputError(f"{root}: the folder is not empty, expected a new one")
+    counts = {}
+    for split in ("train", "test"):
+        images = digits(split, size=32, channels=1)
+        counts[split] = len(images)
+        pixels, labels = images.tensors()
+        for number, (picture, label) in enumerate(zip(pixels, labels.tolist(), strict=True)):
+            folder = root / split / images.class_names[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((picture[0] * 255).round().numpy().astype(np.uint8)).save(folder / f"{number:04d}.png")
+    return {"counts": counts}
+
+
+def check(arguments: Namespace) -> int:
+    """Report every faulty record of a data set and a summary; 1 if there was any fault."""
+    root = Path(arguments.root)
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder, expected a data set")
+    format = _detect(root) if arguments.format == "auto" else arguments.format
+    if format not in (*GROUNDING_FORMATS, *IMAGE_FORMATS):
+        raise unknown("format", format, [*GROUNDING_FORMATS, *IMAGE_FORMATS])
+    faults = list(_grounding_faults(root, format) if format in GROUNDING_FORMATS else _image_faults(root, format))
+    broken = [fault for fault in faults if not fault.mended]
+    summary: dict[str, Any] = {"root": str(root), "format": format, "faults": len(faults), "not_mended": len(broken)}
+    if not broken:
+        summary |= _grounding_summary(root, format) if format in GROUNDING_FORMATS else _image_summary(root, format)
+    lines = [str(fault) for fault in faults]
+    lines.append(f"{root} ({format}): {len(faults)} faults, {len(faults) - len(broken)} of them mended on reading")
+    lines += [f"  {name}: {_show(value)}" for name, value in summary.get("splits", {}).items()]
+    records = [{name: str(value) for name, value in vars(fault).items()} for fault in faults]
+    _tell(arguments, {**summary, "records": records}, lines)
+    return 1 if faults else 0
+
+
+def _detect(root: Path) -> str:
+    try:
+        return detect_format(root)
+    except InputError:
+        if detect_image_format(root) == "folder" and not any(path.is_dir() for path in root.iterdir()):
+            raise
+        return detect_image_format(root)
+
+
+def _grounding_faults(root: Path, format: str) -> Iterator[Fault]:
+    unusable = False
+    for fault in check_annotations(root, format):
+        unusable |= not fault.mended
+        yield fault
+    if not unusable:
+        yield from _feature_faults(root, format)
+
+
+def _feature_faults(root: Path, format: str) -> Iterator[Fault]:
+    """Videos without features, and features that cannot be used."""
+    from ommatid.grounding.sources import FolderSource
+
+    try:
+        store = FolderSource(root, format, protocol="2dtan", features=None, glove=None, seed=0).store()
+    except InputError as error:
+        yield Fault(str(root), "clip features", str(error), "a folder or file of clip features")
+        return
+    vids = {query.vid for queries in read_annotations(root, format).values() for query in queries if query.vid}
+    for vid in sorted(vids):
+        try:
+            store[vid]
+        except InputError as error:
+            yield Fault(str(root), f"video {vid}", str(error), "finite clip features (clips, channels)")
+
+
+def _grounding_summary(root: Path, format: str) -> dict[str, Any]:
+    splits = {split: vars(summarise(queries)) for split, queries in read_annotations(root, format).items()}
+    return {"splits": splits}
+
+
+def _image_faults(root: Path, format: str) -> Iterator[Fault]:
+    """Every image is decoded once; one that cannot be is one fault."""
+    try:
+        sets = ImageData(str(root), format).sets
+    except InputError as error:
+        yield Fault(str(root), "data set", str(error), f"a data set of the format {format}")
+        return
+    for split, images in sets.items():
+        for index in range(len(images)):
+            try:
+                images[index]
+            except InputError as error:
+                yield Fault(str(root), f"{split} image {index}", str(error), "a readable image")
+
+
+def _image_summary(root: Path, format: str) -> dict[str, Any]:
+    sets = ImageData(str(root), format).sets
+    return {"splits": {split: {"images": len(images)} for split, images in sets.items()}}
+
+
+def features(arguments: Namespace) -> int:
+    """Clip features of every video of a folder, one .npy each; videos whose features exist are left out."""
+    import numpy as np
+
+    from ommatid.data.video import SUFFIXES, Extractor
+
+    source, out = Path(arguments.videos), Path(arguments.out)
+    if not source.exists():
+        raise InputError(f"{source}: no such video or folder of videos")
+    videos = [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if not videos:
+        raise InputError(f"{source}: holds no videos, expected files ending in {', '.join(sorted(SUFFIXES))}")
+    extractor = Extractor(arguments.backbone, arguments.weights, arguments.fps)
+    out.mkdir(parents=True, exist_ok=True)
+    _refuse_mixture(out, extractor)
+    shapes, durations = _read_table(out / "feature_shapes.json"), _read_table(out / "durations.json")
+    for video in videos:
+        target = out / f"{video.stem}.npy"
+        if target.is_file() and video.stem in durations:
+            continue
+        clips, seconds = extractor(video)
+        write_aside(target, lambda aside, clips=clips: _save(aside, clips.numpy().astype(np.float32)))  # type: ignore[misc]
+        shapes[video.stem], durations[video.stem] = len(clips), round(seconds, 3)
+        for name, table in {"feature_shapes.json": shapes, "durations.json": durations}.items():
+            write_aside(out / name, lambda aside, table=table: aside.write_text(json.dumps(table, indent=1)))  # type: ignore[misc]
+    extractor.write(out)
+    summary = {"out": str(out), "videos": len(videos), "clips": sum(shapes.values())}
+    _tell(arguments, summary, [f"{out}: features of {len(videos)} videos, {summary['clips']} clips"])
+    return 0
+
+
+def _refuse_mixture(out: Path, extractor: Any) -> None:
+    """Features of two extractors in one folder would be silently useless."""
+    path = out / "extractor.json"
+    if path.is_file() and (known := json.loads(path.read_text(encoding="utf-8"))) != vars(extractor):
+        raise InputError(f"{path}: the folder holds features of {known}, expected the same settings or another folder")
+
+
+def _save(path: Path, array: Any) -> None:
+    import numpy as np
+
+    with path.open("wb") as file:
+        np.save(file, array)
+
+
+def _read_table(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _show(value: Any) -> str:
+    if not isinstance(value, dict):
+        return str(value)
+    return ", ".join(
+        f"{name} {number:.3g}" if isinstance(number, float) else f"{name} {number}" for name, number in value.items()
+    )
+
+
+def _sizes(made: dict[str, Any]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in made.items())
+
+
+def _tell(arguments: Namespace, content: dict[str, Any], lines: list[str]) -> None:
+    if arguments.json:
+        print(json.dumps(content, indent=2, ensure_ascii=False, default=str))  # noqa: T201
+    else:
+        print("\n".join(lines))  # noqa: T201

@@ -1,10 +1,10 @@
 """What every method of the catalogue promises; a new one is tested by its row alone, TINY only makes it faster."""
 
-import os
-import signal
+import json
+import multiprocessing
+import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -111,37 +111,49 @@ def test_checkpoint_round_trip_gives_equal_predictions(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_resume_after_a_kill_gives_the_weights_of_an_uninterrupted_run(name, tmp_path):
-    whole, _ = trained(name, RunDir.create(tmp_path / "whole", name))
-    config = tiny(name)
+@pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.soak)])
+def test_kills_at_random_moments_never_change_the_outcome(name, kills, tmp_path):
+    """However often it is killed and resumed, a run ends with the weights of an uninterrupted one."""
+    epochs = max(8, kills // 10)
+    whole, _ = trained(name, RunDir.create(tmp_path / "whole", name), max_epochs=epochs)
     run = RunDir.create(tmp_path / "killed", name)
-    run.write_config({"method": name, **config, "compile": False})
-    kill_after_first_epoch(run)
-    assert run.resume_state.is_file()
-    resumed = api.resume(run.path)
-    assert Path(run.last).is_file()
+    config = tiny(name)
+    run.write_config({"method": name, **merge(config, {"trainer": {"max_epochs": epochs}}), "compile": False})
+    draw = random.Random(0)
+    for _ in range(kills):
+        kill_after(draw.uniform(0.05, 1.2), run)
+    if not run.last.is_file():
+        FORKS.Process(target=train_or_resume, args=(run.path,)).run()
+    resumed = type(whole).load(run.last)
     for key, value in weights(whole).items():
-        assert torch.equal(value, weights(resumed.method)[key]), key
+        assert torch.equal(value, weights(resumed)[key]), key
 
 
-def kill_after_first_epoch(run: RunDir) -> None:
-    """Train in a process of its own, and SIGKILL it as soon as its first epoch is on disk."""
-    script = (
-        "import ommatid, sys, torch; torch.set_num_threads(1)\n"
-        "from ommatid import api; from ommatid.engine.fit import fit; from ommatid.engine.runs import RunDir\n"
-        "run = RunDir.open(sys.argv[1]); config = run.read_config()\n"
-        "method, data = api.assemble(api.method_class(config['method']), config)\n"
-        "fit(method, data, run, config['trainer'])\n"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, str(run.path)], env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    deadline = time.monotonic() + 120
-    while not run.resume_state.is_file() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    run.last.unlink(missing_ok=True)
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["ommatid.api", *(entry.target.partition(":")[0] for entry in catalogue.CATALOGUE)])
+
+
+def kill_after(seconds: float, run: RunDir) -> None:
+    """Train in a process of its own and SIGKILL it; the clock starts when the training does."""
+    started = FORKS.Event()
+    process = FORKS.Process(target=train_or_resume, args=(run.path, started))
+    process.start()
+    while not started.wait(0.2) and process.is_alive():
+        pass
+    process.join(seconds)
+    process.kill()
+    process.join()
+
+
+def train_or_resume(path: Path, started=None) -> None:
+    torch.set_num_threads(1)
+    run = RunDir.open(path)
+    config = run.read_config()
+    method, data = api.assemble(api.method_class(config["method"]), config)
+    if started is not None:
+        started.set()
+    if not run.last.is_file():
+        fit(method, data, run, config["trainer"], resume=run.resume_state.is_file())
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -235,8 +247,6 @@ def test_two_processes_score_like_one(name, tmp_path):
         "    import os\n"
         "    if os.environ.get('LOCAL_RANK', '0') == '0': print('FOUND', json.dumps(found))\n"
     )
-    import json
-
     done = subprocess.run(
         [sys.executable, str(script), str(path), json.dumps(tiny(name)["data"])],
         capture_output=True,
@@ -250,26 +260,3 @@ def test_two_processes_score_like_one(name, tmp_path):
     for key, value in alone.items():
         if value == value:
             assert together[key] == pytest.approx(value, abs=1e-6), key
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("name", METHODS)
-def test_kills_at_random_moments_never_change_the_outcome(name, tmp_path):
-    """Twenty kills, each at a random moment; the run that finally ends has the weights of an uninterrupted one."""
-    import random
-
-    whole, _ = trained(name, RunDir.create(tmp_path / "whole", name), max_epochs=12)
-    run = RunDir.create(tmp_path / "soak", name)
-    config = tiny(name)
-    config["trainer"]["max_epochs"] = 12
-    run.write_config({"method": name, **config, "compile": False})
-    kill_after_first_epoch(run)
-    draw = random.Random(0)
-    for _ in range(20):
-        process = subprocess.Popen([sys.executable, "-m", "ommatid.cli", "train", "--resume", str(run.path)])
-        time.sleep(draw.uniform(0.5, 8.0))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    resumed = api.resume(run.path)
-    for key, value in weights(whole).items():
-        assert torch.equal(value, weights(resumed.method)[key]), key

@@ -18,9 +18,9 @@ from ommatid.engine.data import DataModule
 from ommatid.engine.experiment import Setup, run_claim
 from ommatid.engine.fit import evaluate as evaluate_method
 from ommatid.engine.fit import fit, seed
-from ommatid.engine.method import Method
+from ommatid.engine.method import Method, Prediction
 from ommatid.engine.runs import RunDir, environment
-from ommatid.engine.settings import build, merge, to_plain
+from ommatid.engine.settings import build, constructor_arguments, merge, to_plain
 from ommatid.engine.sweep import Job, Outcome, locate, run_jobs, target_of
 from ommatid.errors import CheckpointError, InputError, unknown
 
@@ -100,11 +100,12 @@ def train(
         compile: train through `torch.compile`.
     """
     kind = method_class(name)
-    config = plan(kind, model or {}, data or {}, trainer or {}, seed)
+    config = {**plan(kind, model or {}, data or {}, trainer or {}, seed), "compile": compile}
+    method, module = assemble(kind, config)
     run = RunDir.create(runs, name)
-    run.write_config({"method": name, **config, "compile": compile})
+    run.write_config({"method": name, **_in_full(config, method, module)})
     run.write_json("environment.json", environment())
-    return _train(name, kind, config, run, resume=False, progress=progress, compile=compile)
+    return _train(method, module, config, run, resume=False, progress=progress)
 
 
 def resume(run: str | Path, *, trainer: Mapping[str, Any] | None = None, progress: bool = False) -> Trained:
@@ -112,19 +113,26 @@ def resume(run: str | Path, *, trainer: Mapping[str, Any] | None = None, progres
     folder = RunDir.open(run)
     config = folder.read_config()
     config["trainer"] = merge(config["trainer"], trainer or {})
-    kind = method_class(config["method"])
-    return _train(config["method"], kind, config, folder, resume=True, progress=progress, compile=config["compile"])
+    method, module = assemble(method_class(config["method"]), config)
+    return _train(method, module, config, folder, resume=True, progress=progress)
+
+
+def _in_full(config: Mapping[str, Any], method: Method, module: DataModule) -> dict[str, Any]:
+    """A plan with every default written out, apart from what the data decide."""
+    decided = type(method).arguments_from(module)
+    model = {name: value for name, value in method.settings().items() if name not in decided}
+    defaults = {name: to_plain(known.default) for name, known in constructor_arguments(type(module)).items()}
+    return {**config, "model": merge(model, config["model"]), "data": merge(defaults, config["data"])}
 
 
 def _train(
-    name: str, kind: type[Method], config: Mapping[str, Any], run: RunDir, resume: bool, progress: bool, compile: bool
+    method: Method, module: DataModule, config: Mapping[str, Any], run: RunDir, resume: bool, progress: bool
 ) -> Trained:
-    method, module = assemble(kind, config)
-    lightning = fit(method, module, run, config["trainer"], resume=resume, progress=progress, compile=compile)
-    metrics = evaluate_method(method, module, "test", evaluation_options(config["trainer"]))
+    trainer = config["trainer"]
+    fit(method, module, run, trainer, resume=resume, progress=progress, compile=config["compile"])
+    metrics = evaluate_method(method, module, "test", evaluation_options(trainer))
     baselines = module.baselines("test")
-    if lightning.is_global_zero:
-        run.write_json("result.json", {"test": metrics, "baselines": baselines, "data": module.describe()})
+    run.write_json("result.json", {"test": metrics, "baselines": baselines, "data": module.describe()})
     return Trained(run, method, metrics, baselines)
 
 
@@ -185,7 +193,7 @@ def data_settings(checkpoint: str | Path, kind: type[Method], data: Mapping[str,
     return merge(kind.embedded.get("data", {}), data)
 
 
-def predict(checkpoint: str | Path, *, out: str | Path | None = None, **inputs: Any) -> Any:
+def predict(checkpoint: str | Path, *, out: str | Path | None = None, **inputs: Any) -> Prediction:
     """The prediction of a checkpoint for your own input; drawn to `out` where given.
 
     `inputs` are the arguments of the field's `predict` (`video` and `sentence` in grounding, `image` in transfer).
@@ -193,7 +201,7 @@ def predict(checkpoint: str | Path, *, out: str | Path | None = None, **inputs: 
     from ommatid.engine.settings import call
 
     method = load(checkpoint)
-    prediction = call(method.predict, inputs)  # type: ignore[arg-type]
+    prediction = call(method.predict, inputs)
     if out is not None:
         prediction.draw(Path(out))
     return prediction

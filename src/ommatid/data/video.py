@@ -1,9 +1,10 @@
 """Reading videos, and taking clip features from them with any timm backbone."""
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,47 +22,44 @@ SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", "
 def read_clips(path: str | Path, fps: float) -> Iterator[tuple[float, UInt8[np.ndarray, "height width 3"]]]:
     """Frames of a video at a steady rate: for the middle of every 1/fps seconds, the frame shown then, with its time.
 
-    The times of the frames themselves count, not a frame rate that the header may state wrongly.
+    The times of the frames themselves count, not a frame rate that the header may state wrongly. Frames are upright,
+    and all of the first one's size.
 
     Raises:
         InputError: the file is missing, no video, or damaged before its first frame.
     """
-    if not fps > 0:
+    if not 0 < fps < math.inf:
         raise InputError(f"fps must be above 0, found {fps}")
-    path, step = Path(path), 1.0 / fps
-    if not path.is_file():
-        raise InputError(f"{path}: no such video file")
-    due, last, first, end = 0.5 * step, None, 0.0, 0.0
-    for moment, image, length in _decode(path):
-        if last is None:
-            first = moment
-        moment -= first
+    step = 1.0 / fps
+    due, last, end = 0.5 * step, None, 0.0
+    for moment, image, shown_until in _decode(Path(path)):
         while last is not None and due < moment:
-            yield due, last
+            yield due, last()
             due += step
-        last, end = image(), moment + length
-    if last is None:
-        raise InputError(f"{path}: holds no readable video frame")
+        last, end = image, shown_until
+    assert last is not None
     # Clips that the last frame fills; a video shorter than one clip still has one.
     while due < end or due <= 0.5 * step:
-        yield due, last
+        yield due, last()
         due += step
 
 
 def video_duration(path: str | Path) -> float:
     """Seconds from the first frame to the end of the last one, by decoding."""
-    first, end = None, 0.0
-    for moment, _, length in _decode(Path(path)):
-        first = moment if first is None else first
-        end = moment + length - first
-    if first is None:
-        raise InputError(f"{path}: holds no readable video frame")
-    return end
+    return max(end for _, _, end in _decode(Path(path)))
 
 
-def _decode(path: Path) -> Iterator[tuple[float, Any, float]]:
-    """(time, image as a function, seconds shown) of every frame; a file that breaks off ends where it breaks."""
+Image = UInt8[np.ndarray, "height width 3"]
+
+
+def _decode(path: Path) -> Iterator[tuple[float, Callable[[], Image], float]]:
+    """(seconds since the first frame, image as a function, its end) of every frame; at least one.
+
+    A file that breaks off ends where it breaks.
+    """
     av = _pyav()
+    if not path.is_file():
+        raise InputError(f"{path}: no such video file")
     try:
         container = av.open(str(path))
     except (av.error.FFmpegError, OSError, ValueError) as error:
@@ -70,16 +68,30 @@ def _decode(path: Path) -> Iterator[tuple[float, Any, float]]:
         if not container.streams.video:
             raise InputError(f"{path}: holds no video stream")
         stream = container.streams.video[0]
-        rate = float(stream.average_rate or 25)
-        count = 0
+        length = 1.0 / float(stream.average_rate or 25)
+        count, first, size, moment, longest = 0, 0.0, {}, 0.0, 0.0
         try:
             for frame in container.decode(stream):
-                moment = frame.time if frame.time is not None else count / rate
+                time = frame.time if frame.time is not None else count * length
+                if not count:
+                    first, size = time, {"width": frame.width, "height": frame.height}
+                longest, moment = max(longest, time - first - moment), time - first
+                # The header states any length; no frame is shown longer than the longest one before it.
+                shown = min(length, longest) if count else length
                 count += 1
-                yield moment, lambda frame=frame: frame.to_ndarray(format="rgb24"), 1.0 / rate
+                # Few of the frames are asked for: converting each would cost more than decoding it.
+                yield moment, cache(partial(_upright, frame, size)), moment + shown
         except av.error.FFmpegError:
             if not count:
                 raise InputError(f"{path}: damaged before its first frame") from None
+        if not count:
+            raise InputError(f"{path}: holds no readable video frame")
+
+
+def _upright(frame: Any, size: dict[str, int]) -> Image:
+    """The picture as it is meant to be seen: phones store upright films lying down, with a note to turn them."""
+    turns = round(getattr(frame, "rotation", 0) / 90)
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24", **size), turns))
 
 
 @dataclass(frozen=True)
@@ -89,7 +101,7 @@ class Extractor:
     Attributes:
         backbone: timm's name of the model, CLIP's image towers among them.
         weights: file of the backbone's weights; timm's pretrained ones where None; "random" for a net that has
-            learned nothing.
+            learned nothing, the same one in every process.
     """
 
     backbone: str = "resnet50"
@@ -104,7 +116,10 @@ class Extractor:
         if not timm.is_model(self.backbone):
             raise InputError(f"unknown timm backbone {self.backbone!r}; 'timm.list_models()' shows what there is")
         try:
-            model = timm.create_model(self.backbone, pretrained=self.weights is None, num_classes=0)
+            # Features of a video to predict on must come from the random net that the training features came from.
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                model = timm.create_model(self.backbone, pretrained=self.weights is None, num_classes=0)
         except Exception as error:  # the hub client raises many kinds
             raise InputError(
                 f"pretrained weights of {self.backbone} could not be fetched ({type(error).__name__}): give a file"

@@ -1,9 +1,10 @@
 """Training, resuming and evaluating a method: a thin layer over Lightning's Trainer."""
 
 import logging
+import signal
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,40 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ommatid.engine.checkpoint import write_checkpoint
 from ommatid.engine.data import DataModule, epoch_seed
 from ommatid.engine.method import Method
 from ommatid.engine.runs import CsvLog, RunDir
-from ommatid.errors import CheckpointError, InputError
+from ommatid.engine.settings import constructor_arguments
+from ommatid.errors import CheckpointError, InputError, unknown
+
+
+class AveragedWeights(EMAWeightAveraging):
+    """The exponential average of the weights, which is what is evaluated and kept."""
+
+    @contextmanager
+    def in_place(self, method: LightningModule) -> Iterator[None]:
+        """Within the context the method has the averaged weights."""
+        self._swap_models(method)
+        try:
+            yield
+        finally:
+            self._swap_models(method)
 
 
 class KeepCheckpoints(CheckpointCallback):
     """best and last weights as safetensors, and after every epoch the state from which a killed run goes on."""
 
-    def __init__(self, run: RunDir) -> None:
+    def __init__(self, run: RunDir, averaged: AveragedWeights | None = None) -> None:
         super().__init__()
-        self.run = run
+        self.run, self.averaged = run, averaged
         self.best: float | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Every process names its folder after the second it started in; the first one's holds.
+        self.run = RunDir(Path(trainer.strategy.broadcast(str(self.run.path))))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Method)
@@ -33,15 +53,18 @@ class KeepCheckpoints(CheckpointCallback):
         if trainer.sanity_checking or value is None or not self._improves(float(value), pl_module.monitor_mode):
             return
         self.best = float(value)
-        self._save(trainer, pl_module, self.run.best)
+        # The value was measured on the averaged weights, which Lightning has put back by now.
+        with nullcontext() if self.averaged is None else self.averaged.in_place(pl_module):
+            self._save(trainer, pl_module, self.run.best)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Metrics first: a resumed run cuts the rows that its state does not know, but cannot invent missing ones.
+        if isinstance(trainer.logger, CsvLog):
+            trainer.logger.write()
         aside = self.run.resume_state.with_suffix(".part")
         trainer.save_checkpoint(aside)
         if trainer.is_global_zero:
             aside.replace(self.run.resume_state)
-            if isinstance(trainer.logger, CsvLog):
-                trainer.logger.save()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Method)
@@ -107,9 +130,9 @@ def fit(
     lightning = make_trainer(method, run, trainer or {}, progress, data.seed)
     state = _resume_state(run, resume)
     if state and isinstance(lightning.logger, CsvLog):
-        lightning.logger.continue_from(_global_step(state))
+        lightning.logger.continue_from(_steps_done(state))
     module: Any = torch.compile(method) if compile else method
-    with quiet():
+    with quiet(), _one_sentence(), _interruptible():
         # Lightning reads the state through torch.load: plain values and tensors only, nothing in the file is executed.
         lightning.fit(
             module, **_loaders(method, data, lightning), ckpt_path=state, weights_only=True if state else None
@@ -137,14 +160,19 @@ def make_trainer(
     Raises:
         InputError: Lightning does not know an option, or the options contradict each other.
     """
+    options = dict(options)
+    arguments = constructor_arguments(Trainer)
+    for name in options:
+        if name not in arguments:
+            raise InputError(f"trainer: {unknown('option', name, arguments)}")
+    averaged = None if method.recipe.ema_decay is None else AveragedWeights(decay=method.recipe.ema_decay)
     callbacks: list[Callback] = [EpochSeed(seed)]
-    if method.recipe.ema_decay is not None:
-        callbacks.append(EMAWeightAveraging(decay=method.recipe.ema_decay))
+    if averaged is not None:
+        callbacks.append(averaged)
     if progress:
         callbacks.append(RichProgressBar(leave=True))
     if run is not None:
-        callbacks.append(KeepCheckpoints(run))
-    options = dict(options)
+        callbacks.append(KeepCheckpoints(run, averaged))
     callbacks.extend(options.pop("callbacks", None) or [])
     if method.automatic_optimization and method.recipe.clip_norm is not None:
         options.setdefault("gradient_clip_val", method.recipe.clip_norm)
@@ -159,14 +187,10 @@ def make_trainer(
         "log_every_n_steps": 10,
     }
     try:
-        with quiet():
+        with quiet(), _one_sentence():
             return Trainer(**{**known, **options})
     except (TypeError, ValueError) as error:
         raise InputError(f"trainer: {error}") from error
-    except Exception as error:  # Lightning's MisconfigurationException has no public base
-        if type(error).__name__ == "MisconfigurationException":
-            raise InputError(f"trainer: {str(error).splitlines()[0]}") from error
-        raise
 
 
 def evaluate(
@@ -177,7 +201,7 @@ def evaluate(
     method.align(data)
     data.evaluated_split = split
     lightning = make_trainer(method, None, trainer or {}, progress=False)
-    with quiet():
+    with quiet(), _one_sentence(), _interruptible():
         (metrics,) = lightning.test(method, datamodule=data, verbose=False)
     return {name.removeprefix("test/"): float(value) for name, value in metrics.items()}
 
@@ -209,6 +233,28 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    """Options of the trainer that contradict each other, or the machine, are the user's to mend."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C arrives as KeyboardInterrupt; Lightning would leave the process, and be deaf to the next one."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as leaving:
+        if not isinstance(leaving.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from None
+
+
 def _resume_state(run: RunDir | None, resume: bool) -> str | None:
     if not resume:
         return None
@@ -218,8 +264,10 @@ def _resume_state(run: RunDir | None, resume: bool) -> str | None:
     return str(run.resume_state)
 
 
-def _global_step(path: str) -> int:
+def _steps_done(path: str) -> int:
+    """Steps as the log counts them: batches after which something was updated, by however many optimisers."""
     try:
-        return int(torch.load(path, map_location="cpu", weights_only=True)["global_step"])
+        loops = torch.load(path, map_location="cpu", weights_only=True)["loops"]
+        return int(loops["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"])
     except Exception as error:
         raise CheckpointError(f"{path}: the resume state cannot be read ({type(error).__name__})") from error

@@ -1,8 +1,8 @@
 """`Method`: what all published methods share, on top of a LightningModule."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Float, Int
 from lightning.pytorch import LightningModule
@@ -24,6 +24,16 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound="Method")
 
 
+@runtime_checkable
+@runtime_checkable
+class Prediction(Protocol):
+    """What `predict` of a field gives: to be read by a program, or drawn."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+    def draw(self, path: Path) -> None: ...
+
+
 class Method(LightningModule):
     """Base of every method.
 
@@ -38,6 +48,7 @@ class Method(LightningModule):
         claims: the paper's central claims, re-testable with one command.
         several_optimizers: True for a method that overrides `phases` and calls `update` itself.
         trained_elsewhere: names (prefixes) of parameters that no update of this method moves, such as a frozen teacher.
+        predict: the field's prediction for a user's own input, which its keyword arguments name.
     """
 
     data_module: ClassVar[type[DataModule]]
@@ -49,6 +60,7 @@ class Method(LightningModule):
     trained_elsewhere: ClassVar[tuple[str, ...]] = ()
 
     recipe: Recipe
+    predict: Callable[..., Prediction]
 
     def __init__(self) -> None:
         super().__init__()

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import nn
 from torch.optim import Optimizer
@@ -17,6 +17,8 @@ from torch.optim.lr_scheduler import (
     OneCycleLR,
     SequentialLR,
 )
+
+from ommatid.errors import InputError, unknown
 
 Schedule = Literal["constant", "linear", "cosine", "onecycle", "inverse_sqrt", "step"]
 
@@ -82,9 +84,12 @@ class Phase:
 
 def build_optimizer(phase: Phase) -> Optimizer:
     """The phase's optimiser, with parameter groups for learning-rate multipliers and for what is not decayed."""
-    from timm.optim import create_optimizer_v2
+    from timm.optim import create_optimizer_v2, list_optimizers
 
     recipe = phase.recipe
+    known = [str(name) for name in list_optimizers()]
+    if recipe.optimizer.lower() not in known:
+        raise unknown("optimizer", recipe.optimizer, known)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in phase.named_parameters():
         if parameter.requires_grad:
@@ -95,14 +100,17 @@ def build_optimizer(phase: Phase) -> Optimizer:
         for (factor, decay), members in groups.items()
     ]
     options: dict[str, Any] = {} if recipe.betas is None else {"betas": tuple(recipe.betas)}
-    return create_optimizer_v2(
-        params,
-        opt=recipe.optimizer,
-        lr=recipe.lr,
-        weight_decay=recipe.weight_decay,
-        momentum=recipe.momentum,
-        **options,
-    )
+    try:
+        return create_optimizer_v2(
+            params,
+            opt=recipe.optimizer,
+            lr=recipe.lr,
+            weight_decay=recipe.weight_decay,
+            momentum=recipe.momentum,
+            **options,
+        )
+    except (TypeError, ValueError) as error:
+        raise InputError(f"recipe of optimizer {recipe.optimizer!r}: {error}") from error
 
 
 def build_schedule(optimizer: Optimizer, recipe: Recipe, total: int) -> LRScheduler:
@@ -121,9 +129,11 @@ def build_schedule(optimizer: Optimizer, recipe: Recipe, total: int) -> LRSchedu
         after = CosineAnnealingLR(optimizer, T_max=rest)
     elif recipe.schedule == "step":
         after = MultiStepLR(optimizer, [round(at * total) - warmup for at in recipe.milestones], gamma=recipe.gamma)
-    else:
+    elif recipe.schedule == "onecycle":
         # One spare step: Lightning moves the schedule once more after the last update.
         after = OneCycleLR(optimizer, max_lr=[group["lr"] for group in optimizer.param_groups], total_steps=rest + 1)
+    else:
+        raise unknown("schedule", recipe.schedule, get_args(Schedule))
     if not warmup:
         return after
     ramp = LinearLR(optimizer, start_factor=1 / (warmup + 1), end_factor=1.0, total_iters=warmup)

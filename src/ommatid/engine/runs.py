@@ -1,7 +1,6 @@
 """Run directories: everything needed to understand, repeat and resume a training run."""
 
 import csv
-import json
 import os
 import platform
 import sys
@@ -18,7 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from ommatid import __version__
 from ommatid.engine.checkpoint import write_aside
-from ommatid.engine.settings import to_plain
+from ommatid.engine.settings import json_text, read_yaml, to_plain
 from ommatid.errors import InputError
 
 PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy", "scikit-learn", "jsonargparse")
@@ -32,9 +31,11 @@ class RunDir:
 
     @classmethod
     def create(cls, root: str | Path, method: str) -> "RunDir":
-        base = Path(root) / method
+        """A new folder; of several processes of one training only the first makes it, and `fit` tells the others."""
+        base, stamp = Path(root) / method, time.strftime("%Y%m%d-%H%M%S")
+        if rank_zero_only.rank:  # type: ignore[attr-defined]
+            return cls(base / stamp)
         base.mkdir(parents=True, exist_ok=True)
-        stamp = time.strftime("%Y%m%d-%H%M%S")
         # Two runs may start in the same second; mkdir decides which of them takes the name.
         for attempt in range(1000):
             path = base / (stamp if not attempt else f"{stamp}-{attempt}")
@@ -69,6 +70,7 @@ class RunDir:
     def metrics(self) -> Path:
         return self.path / "metrics.csv"
 
+    @rank_zero_only
     def write_config(self, config: Mapping[str, Any]) -> None:
         text = yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)
         write_aside(self.path / "config.yaml", lambda aside: aside.write_text(text, encoding="utf-8"))
@@ -76,16 +78,17 @@ class RunDir:
     def read_config(self) -> dict[str, Any]:
         path = self.path / "config.yaml"
         try:
-            config = yaml.safe_load(path.read_text(encoding="utf-8"))
+            config = read_yaml(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: not readable as YAML ({type(error).__name__})") from error
         if not isinstance(config, dict) or "method" not in config:
             raise InputError(f"{path}: no entry 'method', expected the config.yaml of a run")
         return config
 
-    def write_json(self, name: str, content: Any) -> Path:
-        write_aside(self.path / name, lambda aside: aside.write_text(json.dumps(content, indent=2), encoding="utf-8"))
-        return self.path / name
+    @rank_zero_only
+    def write_json(self, name: str, content: Any) -> None:
+        """JSON that any program reads: NaN becomes null."""
+        write_aside(self.path / name, lambda aside: aside.write_text(json_text(content), encoding="utf-8"))
 
     def draw_curves(self) -> Path | None:
         """Training loss and validation metrics over steps, from metrics.csv."""
@@ -127,10 +130,13 @@ class CsvLog(Logger):
     Lightning's own CSV logger deletes the earlier rows of a resumed run.
     """
 
+    SECONDS_BETWEEN_WRITES = 5.0
+
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
         self.rows: list[dict[str, float]] = []
+        self.written = float("-inf")
 
     @property
     def name(self) -> str:
@@ -141,10 +147,19 @@ class CsvLog(Logger):
         return self.path.parent.name
 
     def continue_from(self, step: int) -> None:
-        if self.path.is_file():
+        """Keep the rows before a step.
+
+        Raises:
+            InputError: the file is not one that ommatid wrote.
+        """
+        if not self.path.is_file():
+            return
+        try:
             with self.path.open(newline="", encoding="utf-8") as file:
                 rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
             self.rows = [row for row in rows if row["step"] < step]
+        except (ValueError, KeyError, TypeError, csv.Error) as error:
+            raise InputError(f"{self.path}: not a table of numbers with a column 'step' ({error!r})") from error
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
@@ -160,21 +175,29 @@ class CsvLog(Logger):
 
     @rank_zero_only
     def save(self) -> None:
+        # Lightning asks after every row; the whole file each time would cost more and more.
+        if time.monotonic() - self.written > self.SECONDS_BETWEEN_WRITES:
+            self.write()
+
+    @rank_zero_only
+    def write(self) -> None:
+        """All rows so far, as metrics.csv."""
+        self.written = time.monotonic()
         if not self.rows:
             return
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
 
-        def write(aside: Path) -> None:
+        def fill(aside: Path) -> None:
             with aside.open("w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, columns)
                 writer.writeheader()
                 writer.writerows(self.rows)
 
-        write_aside(self.path, write)
+        write_aside(self.path, fill)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        self.save()
+        self.write()
 
 
 def read_series(path: Path) -> dict[str, list[tuple[float, float]]]:

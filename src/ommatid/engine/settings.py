@@ -4,10 +4,16 @@ import contextlib
 import dataclasses
 import inspect
 import io
+import json
+import math
 import re
+import types
+import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+
+import yaml
 
 from ommatid.errors import InputError, unknown
 
@@ -16,8 +22,12 @@ T = TypeVar("T")
 
 def constructor_arguments(kind: type) -> dict[str, inspect.Parameter]:
     """Names and defaults of what the constructor of `kind` takes."""
-    parameters = inspect.signature(kind.__init__).parameters  # type: ignore[misc]
-    return {name: parameter for name, parameter in parameters.items() if name != "self"}
+    return arguments_of(kind.__init__)  # type: ignore[misc]
+
+
+def arguments_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Names and defaults of what a function or method takes."""
+    return {name: known for name, known in inspect.signature(function).parameters.items() if name != "self"}
 
 
 def build(kind: type[T], settings: Mapping[str, Any]) -> T:
@@ -33,22 +43,45 @@ def build(kind: type[T], settings: Mapping[str, Any]) -> T:
 
 def call(function: Callable[..., T], settings: Mapping[str, Any]) -> T:
     """The result of a function or bound method for plain settings, checked like those of `build`."""
-    known = dict(inspect.signature(function).parameters)
-    return function(**_checked(function.__name__, function, known, settings))
+    return function(**_checked(function.__name__, function, arguments_of(function), settings))
 
 
 def _checked(
     label: str, function: Any, known: Mapping[str, inspect.Parameter], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    for name in settings:
-        if name not in known:
-            raise unknown(f"argument of {label}", name, known)
+    _check_names(label, {name: parameter.annotation for name, parameter in known.items()}, settings)
     for name, parameter in known.items():
         if parameter.default is inspect.Parameter.empty and name not in settings:
             raise InputError(f"{label} needs the argument {name!r}, which was not given")
     plain = {name: value for name, value in settings.items() if is_plain(value)}
     objects = {name: value for name, value in settings.items() if name not in plain}
     return {**_parse(label, function, plain, set(objects)), **objects}
+
+
+def _check_names(label: str, known: Mapping[str, Any], settings: Mapping[str, Any], prefix: str = "") -> None:
+    """What the parser lets pass or says badly: unknown names, None where none is taken, no group for a dataclass."""
+    for name, value in settings.items():
+        if name not in known:
+            raise unknown(f"argument of {label}{prefix and '.' + prefix[:-1]}", name, known)
+        kinds = _alternatives(known[name])
+        group = next((kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None)
+        if value is None and not {Any, type(None), inspect.Parameter.empty} & set(kinds):
+            raise InputError(f"{label}: {prefix}{name} must be {_name(known[name])}, found None")
+        if group is not None and isinstance(value, Mapping):
+            _check_names(label, {f.name: f.type for f in dataclasses.fields(group)}, value, f"{prefix}{name}.")
+        elif group is not None and kinds == (group,) and not isinstance(value, group):
+            names = ", ".join(f.name for f in dataclasses.fields(group))
+            raise InputError(f"{label}: {prefix}{name} is {value!r}, expected a group of settings ({names})")
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union; any other annotation alone."""
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return typing.get_args(annotation) if union else (annotation,)
+
+
+def _name(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
 
 
 def _parse(label: str, function: Any, plain: Mapping[str, Any], skip: set[str | int]) -> dict[str, Any]:
@@ -68,7 +101,7 @@ def _parse(label: str, function: Any, plain: Mapping[str, Any], skip: set[str | 
 
 
 def one_sentence(message: str) -> str:
-    """A parser's report of several lines as one sentence.
+    r"""A parser's report of several lines as one sentence.
 
     Examples:
         >>> one_sentence("Parser key \"it.dim\":\n  Expected a <class 'int'>. Got value: x")
@@ -106,6 +139,51 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [to_plain(item) for item in value]
     return value if is_plain(value) else None
+
+
+def json_text(content: Any) -> str:
+    """JSON that any program reads: NaN and infinities, which JSON does not have, become null.
+
+    Examples:
+        >>> print(json_text([0.5, float("nan")]))
+        [
+          0.5,
+          null
+        ]
+    """
+    return json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def read_yaml(text: str) -> Any:
+    """A YAML document of JSON kinds only: 1e-3 is a number and 2020-01-01 a string, whatever YAML 1.1 says.
+
+    Examples:
+        >>> read_yaml("{lr: 1e-3, day: 2020-01-01}")
+        {'lr': 0.001, 'day': '2020-01-01'}
+    """
+    return yaml.load(text, Loader=_PlainLoader)
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Without YAML's dates; with every notation of a float that Python knows."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_PlainLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Data of the field: official formats, your own, or the embedded world, as one batch that every method takes."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -78,6 +79,8 @@ class GroundingData(DataModule):
         super().__init__(batch_size, workers, seed)
         if steps < 2:
             raise InputError(f"steps must be at least 2, found {steps}")
+        if max_words < 1:
+            raise InputError(f"max_words must be at least 1, found {max_words}")
         self.root = Path(root) if root else None
         self.steps, self.max_words, self.rare_below = steps, max_words, rare_below
         self._source: Source = (
@@ -123,16 +126,24 @@ class GroundingData(DataModule):
         """How the clip features were taken from videos, if it is known (`ommatid data features` writes it down)."""
         return self._source.extractor()
 
-    @property
+    @cached_property
     def supervision(self) -> str:
-        """What the training queries are annotated with: "span", "glance" or "none"."""
-        first = self.queries["train"][0]
-        return "span" if first.span is not None else "glance" if first.glance is not None else "none"
+        """What the training queries are annotated with: all of them with a "span", all with a "glance", or "none".
+
+        "partial" where only some have a span or a glance.
+        """
+        train = self.queries.get("train", [])
+        if train and all(query.span is not None for query in train):
+            return "span"
+        if train and all(query.glance is not None for query in train):
+            return "glance"
+        return "partial" if any(query.span or query.glance is not None for query in train) else "none"
 
     def use(self, vocabulary: Vocabulary, steps: int, max_words: int | None) -> None:
         """Encode sentences and videos as a trained method expects them."""
         self._vocabulary, self.steps = vocabulary, steps
         self.max_words = max_words or self.max_words
+        self.__dict__.pop("word_vectors", None)
         self._datasets.clear()
 
     # -- the contract of every data module --
@@ -146,6 +157,10 @@ class GroundingData(DataModule):
             raise unknown("split", split, self.queries)
         if split not in self._datasets:
             queries = self.queries[split]
+            if any(not query.vid for query in queries):
+                raise InputError(
+                    f"{self._source.name}: the sentences of {split!r} belong to no video, expected pairs of both"
+                )
             self._datasets[split] = GroundingSet(
                 queries, self.store, self.vocabulary, self.steps, self.max_words, self.subsets(split)
             )
@@ -155,12 +170,16 @@ class GroundingData(DataModule):
         return collate(samples)
 
     def subsets(self, split: str) -> dict[str, np.ndarray]:
-        """Named parts of a split: rare and common queries, and the parts of a compositional test."""
-        queries, train = self.queries[split], [query.sentence for query in self.queries["train"]]
-        rare = rare_query_split(
-            train, [query.sentence for query in queries], self.rare_below, tags=self._source.parts_of_speech()
-        ).numpy()
-        parts = {"rare": rare, "common": ~rare}
+        """Named parts of a split: rare and common queries, and the parts of a compositional test.
+
+        Without training sentences nothing says what is rare.
+        """
+        queries, train = self.queries[split], [query.sentence for query in self.queries.get("train", [])]
+        parts = {}
+        if train:
+            sentences = [query.sentence for query in queries]
+            rare = rare_query_split(train, sentences, self.rare_below, tags=self._source.parts_of_speech()).numpy()
+            parts = {"rare": rare, "common": ~rare}
         named = [(query.tags or {}).get("part", "") for query in queries]
         return parts | {part: np.array([name == part for name in named]) for part in sorted(set(named) - {""})}
 
@@ -171,7 +190,7 @@ class GroundingData(DataModule):
         span = torch.tensor([query.span or (float("nan"),) * 2 for query in queries]) / duration[:, None]
         members = {name: torch.from_numpy(member) for name, member in self.subsets(split).items()}
         means = {}
-        for name, moments in trivial_baselines(queries, self.queries["train"], self.seed).items():
+        for name, moments in trivial_baselines(queries, self.queries.get("train", []), self.seed).items():
             scores = with_subsets(grounding_scores(moments, span, duration, THRESHOLDS, nms=NMS), members)
             means[name] = {metric: float(score.nanmean()) for metric, score in scores.items()}
         return means
@@ -273,6 +292,6 @@ def clip_features(
         features, seconds = Extractor(**extractor)(path)
         return features, seconds
     features = read_feature_file(path)
-    if duration is None or not duration > 0:
+    if duration is None or not 0 < duration < math.inf:
         raise InputError(f"{path}: a feature file needs its duration in seconds (above 0), found {duration}")
     return features, float(duration)

@@ -5,15 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ommatid.data.text import Vocabulary
+from ommatid.data.video import SUFFIXES, read_clips
 from ommatid.engine.data import DataModule
 from ommatid.engine.method import Method
 from ommatid.errors import InputError
 from ommatid.grounding.data import GroundingData, clip_features, collate, make_sample
-from ommatid.grounding.draw import draw_moments
+from ommatid.grounding.draw import MOST_FRAMES, draw_moments
 from ommatid.grounding.encoders import WordEmbedding
 from ommatid.grounding.metrics import NMS, THRESHOLDS, grounding_scores, nms_moments, with_subsets
 from ommatid.grounding.task import GroundingBatch, Moments, Query
@@ -21,11 +23,16 @@ from ommatid.grounding.task import GroundingBatch, Moments, Query
 
 @dataclass(frozen=True)
 class GroundedSentence:
-    """A prediction for a user's own video and sentence: moments in seconds, best first."""
+    """A prediction for a user's own video and sentence: moments in seconds, best first.
+
+    Attributes:
+        video: the video file, for the film strip of the drawing; None where features were given.
+    """
 
     sentence: str
     duration: float
     moments: Moments
+    video: Path | None = None
 
     def to_json(self) -> dict[str, Any]:
         spans = self.moments.seconds(torch.tensor([self.duration]))[0]
@@ -39,7 +46,8 @@ class GroundedSentence:
         }
 
     def draw(self, path: Path) -> None:
-        draw_moments(self.sentence, self.duration, self.moments, path=path)
+        frames = None if self.video is None else film_strip(self.video, self.duration)
+        draw_moments(self.sentence, self.duration, self.moments, path=path, frames=frames)
 
 
 class Grounder(Method):
@@ -118,12 +126,12 @@ class Grounder(Method):
     def require_spans(self, batch: GroundingBatch) -> None:
         """Refuse a batch without annotated moments, before it silently trains on nothing."""
         # NaN spans would need a look at the values, a wait for the device in every step; the data module knows.
-        if not getattr(self.trainer, "datamodule", None) or self.trainer.datamodule.supervision == "span":  # type: ignore[attr-defined]
-            return
-        raise InputError(
-            f"{type(self).__name__} learns from annotated moments, these data have supervision "
-            f"{self.trainer.datamodule.supervision!r}"  # type: ignore[attr-defined]
-        )
+        data = getattr(self._trainer, "datamodule", None)
+        if data is not None and data.supervision != "span":
+            raise InputError(
+                f"{type(self).__name__} learns from annotated moments, these data have supervision "
+                f"{data.supervision!r}: expected a moment for every training query"
+            )
 
     # -- prediction --
 
@@ -153,7 +161,8 @@ class Grounder(Method):
         if bool((sample.words == 1).all()):
             raise InputError(f"sentence {sentence!r}: none of its words is in the vocabulary of this checkpoint")
         moments = self.eval()(collate([sample]).to(self.device)).to("cpu")
-        return GroundedSentence(sentence, seconds, kept(nms_moments(moments, NMS, top)))
+        film = Path(video) if Path(video).suffix.lower() in SUFFIXES else None
+        return GroundedSentence(sentence, seconds, kept(nms_moments(moments, NMS, top)), film)
 
     # -- export --
 
@@ -182,6 +191,23 @@ class _PlainGrounder(nn.Module):
         identity = torch.zeros(video.shape[0], dtype=torch.long)
         moments = self.grounder(GroundingBatch(video, video_mask, words, word_mask, nothing, span, nothing, identity))
         return moments.spans, moments.scores
+
+
+def film_strip(
+    video: Path, duration: float, count: int = MOST_FRAMES, height: int = 120
+) -> Float[Tensor, "frame 3 height width"]:
+    """About `count` frames evenly spaced over a video, small, in [0, 1]."""
+    # One after the other: a video's full-size frames would not all fit into memory.
+    frames = [
+        F.interpolate(
+            torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255,
+            (height, max(round(height * image.shape[1] / image.shape[0]), 1)),
+            mode="bilinear",
+            antialias=True,
+        )
+        for _, image in read_clips(video, count / duration)
+    ]
+    return torch.cat(frames)
 
 
 def kept(moments: Moments) -> Moments:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,12 +15,14 @@ from torch import Tensor
 
 from ommatid.data.features import FeatureStore
 from ommatid.data.text import Vocabulary, read_glove, tokenize
+from ommatid.data.video import Extractor
 from ommatid.data.worlds.grounding import GroundingWorld, WorldQuery
 from ommatid.errors import InputError
-from ommatid.grounding.formats import detect_format, read_annotations
+from ommatid.grounding.formats import detect_format, hold_out, read_annotations
 from ommatid.grounding.task import Query
 
 NAMELESS_DIM = 300
+VAL_FRACTION = 0.1
 
 
 class Source(Protocol):
@@ -66,15 +68,18 @@ class WorldSource:
         self.world = GroundingWorld(view=view, seed=seed, **sizes)  # type: ignore[arg-type]
 
     def queries(self) -> dict[str, list[Query]]:
-        with_spans = self.world.view not in ("glance", "unsupervised")
         splits: dict[str, list[Query]] = {}
         for part, split in self.world.splits.items():
             duration = {video.vid: video.duration for video in split.videos}
             target = part if part in ("train", "val", "test") else "test"
-            spans = with_spans or target == "test"
             splits.setdefault(target, []).extend(
-                _from_world(query, duration[query.vid], part, spans) for query in split.queries
+                _from_world(query, duration[query.vid], part) for query in split.queries
             )
+        if "val" not in splits:
+            splits["train"], splits["val"] = hold_out(splits["train"], VAL_FRACTION, self.world.settings.seed)
+        if self.world.view in ("glance", "unsupervised"):
+            # Spans are withheld from training only: without them in val and test nothing could be scored.
+            splits["train"] = [replace(query, span=None) for query in splits["train"]]
         return splits
 
     def store(self) -> MemoryStore:
@@ -153,17 +158,28 @@ class FolderSource:
         path = self.root / "pos.json"
         if not path.is_file():
             return None
-        try:
-            table = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{path}: not readable as JSON, expected word -> part of speech") from error
+        table = _read_json(path, "word -> part of speech")
         if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
             raise InputError(f"{path}: expected one JSON object, word -> part of speech")
         return table
 
     def extractor(self) -> dict[str, Any] | None:
-        path = self._features_path / "extractor.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        beside = self._features_path if self._features_path.is_dir() else self._features_path.parent
+        path = beside / "extractor.json"
+        if not path.is_file():
+            return None
+        known = {field.name for field in fields(Extractor)}
+        settings = _read_json(path, "the settings of an extractor")
+        if not isinstance(settings, dict) or not set(settings) <= known:
+            raise InputError(f"{path}: expected one JSON object with the keys {', '.join(sorted(known))}")
+        return settings
+
+
+def _read_json(path: Path, expected: str) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not readable as JSON, expected {expected}") from error
 
 
 def nameless_vectors(vocabulary: Vocabulary, dim: int = NAMELESS_DIM) -> Float[Tensor, "row dim"]:
@@ -179,13 +195,13 @@ def _known_words(sentences: Sequence[str], known: set[str]) -> Vocabulary:
     return Vocabulary(sorted({word for sentence in sentences for word in tokenize(sentence)} & known))
 
 
-def _from_world(query: WorldQuery, duration: float, part: str, with_span: bool) -> Query:
+def _from_world(query: WorldQuery, duration: float, part: str) -> Query:
     return Query(
         qid=query.qid,
         vid=query.vid,
         sentence=query.sentence,
         duration=duration,
-        span=query.span if with_span else None,
+        span=query.span,
         glance=query.glance,
         group=query.vid,
         tags={

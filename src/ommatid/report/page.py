@@ -22,8 +22,8 @@ STYLE = """
   --line: #38414a; --accent: #7dbdf2; --good: #5fd0a4; --bad: #f39a9a; --open: #e8bf6a; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.2rem max(1rem, env(safe-area-inset-left)) 3rem; max-width: 62rem;
-  background: var(--paper); color: var(--ink); font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif;
-  overflow-wrap: break-word; }
+  background: var(--paper); color: var(--ink); overflow-wrap: break-word;
+  font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
 h1 { font-size: 1.65rem; line-height: 1.2; margin: .4rem 0 .6rem; }
 h2 { font-size: 1.2rem; line-height: 1.3; margin: 2.4rem 0 .6rem; padding-top: .7rem;
   border-top: 1px solid var(--line); }
@@ -40,15 +40,15 @@ tbody th { font-weight: 500; }
 .interval { white-space: nowrap; font-variant-numeric: tabular-nums; }
 .wide { min-width: 15rem; }
 figure { margin: 1rem 0 1.4rem; }
-figure img { display: block; max-width: 100%; height: auto; background: #ffffff; border: 1px solid var(--line);
-  border-radius: .5rem; padding: .4rem; }
+figure img { display: block; max-width: 100%; max-height: 36rem; height: auto; background: #ffffff;
+  border: 1px solid var(--line); border-radius: .5rem; padding: .4rem; }
 figcaption { margin-top: .45rem; color: var(--soft); font-size: .92rem; max-width: 46rem; }
 .verdict { display: inline-block; padding: .1rem .7rem; border: 2px solid currentColor; border-radius: 1rem;
   font-weight: 650; }
 .holds { color: var(--good); } .does-not-hold { color: var(--bad); } .undecided { color: var(--open); }
 footer { margin-top: 3rem; color: var(--soft); font-size: .85rem; }
 @media (max-width: 34rem) { table { font-size: .84rem; } th, td { padding: .34rem .55rem; }
-  thead th { white-space: normal; } .wide { min-width: 12rem; } }
+  thead th, thead .number { white-space: normal; } .wide { min-width: 12rem; } }
 """.strip()
 
 

@@ -38,6 +38,7 @@ from ommatid.transfer.classifier import ImageClassifier
 from ommatid.transfer.data import ImageData
 from ommatid.transfer.draw import draw_sheet
 from ommatid.transfer.networks import build_classifier, load_classifier, train_classifier
+from ommatid.transfer.published import network_of, published_classifier
 from ommatid.transfer.task import ImageBatch
 
 
@@ -140,6 +141,7 @@ class CMI(ImageClassifier):
             if teacher_weights is not None:
                 load_classifier(self.teacher, Path(teacher_weights))
         self.teacher.requires_grad_(False)
+        self.teacher_is_trained = isinstance(teacher, nn.Module) or teacher_weights is not None
         self.student = build_classifier(student, num_classes, channels, mean, std, student_width)
         self.generator = ImageGenerator(latent_dim, generator_channels, image_size, channels)
         for network in (self.teacher, self.student, self.generator):
@@ -250,7 +252,7 @@ class CMI(ImageClassifier):
     def adopt(self, data: DataModule) -> None:
         super().adopt(data)
         assert isinstance(data, ImageData)
-        if isinstance(self.hparams.get("teacher"), str) and self.hparams.teacher_weights is None:
+        if not self.teacher_is_trained:
             self.teacher.requires_grad_(True)
             images, labels = data.tensors("train")
             train_classifier(
@@ -273,10 +275,15 @@ class CMI(ImageClassifier):
         self.teacher.train(training)
         return int(width)
 
+    def load_published(self, path: str | Path) -> None:
+        super().load_published(path)
+        self.teacher_is_trained = True
+
     def published_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The authors release trained teachers (CIFAR networks): their weights under the names of our teacher."""
-        teacher = published_classifier(state, self.teacher)
-        return {**self.state_dict(), **{f"teacher.1.{name}": tensor for name, tensor in teacher.items()}}
+        network, prefix = network_of(self.teacher)
+        teacher = published_classifier(state, network)
+        return {**self.state_dict(), **{f"teacher.{prefix}{name}": tensor for name, tensor in teacher.items()}}
 
     # -- what came of it --
 
@@ -412,24 +419,6 @@ def read_pool(path: Path, shape: tuple[int, ...]) -> Tensor:
     if images.dtype != np.uint8 or images.shape[1:] != shape:
         raise InputError(f"{path}: found images {images.dtype}{images.shape[1:]}, expected uint8{shape}")
     return torch.from_numpy(images)
-
-
-def published_classifier(state: dict[str, Tensor], teacher: nn.Module) -> dict[str, Tensor]:
-    """A released network's weights under our names.
-
-    Both networks register their layers in the order of the forward pass, so that tensors correspond one to one.
-
-    Raises:
-        InputError: the numbers or shapes of the tensors differ.
-    """
-    network = teacher[1] if isinstance(teacher, nn.Sequential) else teacher
-    ours = network.state_dict()
-    theirs = {name: tensor for name, tensor in state.items() if not name.startswith("normalizer")}
-    if [tuple(tensor.shape) for tensor in ours.values()] != [tuple(tensor.shape) for tensor in theirs.values()]:
-        raise InputError(
-            f"released weights: {len(theirs)} tensors do not correspond to the {len(ours)} of {type(network).__name__}"
-        )
-    return dict(zip(ours, theirs.values(), strict=True))
 
 
 def _arms(**method: Any) -> dict[str, Arm]:

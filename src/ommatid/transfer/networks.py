@@ -12,6 +12,7 @@ from ommatid.errors import CheckpointError, InputError, unknown
 from ommatid.nn.classifiers import CIFAR_CLASSIFIERS, build_cifar_classifier
 from ommatid.nn.normalise import Normalise
 from ommatid.nn.views import crop_flip
+from ommatid.transfer.published import network_of, published_classifier
 
 
 def build_classifier(
@@ -53,14 +54,20 @@ def _network(name: str, num_classes: int, channels: int, width: float) -> nn.Mod
 
 
 def load_classifier(model: nn.Sequential, path: Path) -> None:
-    """Weights of the network behind the normalisation, from a file of its own names; nothing in it is executed."""
+    """Weights of the network behind the normalisation, from a file; nothing in it is executed.
+
+    Args:
+        path: a state dict with the names of the network, or with those of a released CIFAR network.
+
+    Raises:
+        CheckpointError: the file cannot be read, or its weights do not fit.
+    """
     state = read_foreign(path)
-    network = model[1]
+    network, _ = network_of(model)
     try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path}: weights do not fit {type(network).__name__}: {reason[:200]}") from error
+        network.load_state_dict(published_classifier(state, network))
+    except InputError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def train_classifier(

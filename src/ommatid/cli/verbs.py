@@ -1,216 +1,34 @@
-"""The command `ommatid`. It parses, calls a function of the library, and prints; nothing else happens here.
-
-torch is imported only by the verbs that need it, so that `ommatid list` answers at once.
-"""
+"""What each command takes and does; every one calls a function of the library and prints what it gives."""
 
 import argparse
 import json
-import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ommatid import __version__, catalogue
-from ommatid.errors import InputError, OmmatidError, unknown
+from ommatid import catalogue
+from ommatid.cli.settings import merged_settings
+from ommatid.errors import InputError, unknown
 
 Arguments = argparse.Namespace
 
 
 @dataclass(frozen=True)
 class Verb:
-    """A subcommand: one line of help, what it takes, what it does.
+    """A command: one line of help, what it takes, what it does.
 
     Attributes:
         groups: names of the settings groups (`--model.x` ...) that are passed on to constructors.
+        inputs: whether options of any other name are collected as `arguments.inputs`.
     """
 
     summary: str
     declare: Callable[[argparse.ArgumentParser], object]
     run: Callable[[Arguments], int | None]
     groups: tuple[str, ...] = ()
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code is 0, 1 (a check found faults), 2 (bad input) or 130 (interrupted)."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in argv
-    argv = [word for word in argv if word != "--debug"]
-    try:
-        return _dispatch(argv)
-    except OmmatidError as error:
-        if debug:
-            raise
-        print(f"ommatid: error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    except KeyboardInterrupt:
-        print("ommatid: interrupted", file=sys.stderr)  # noqa: T201
-        return 130
-    except BrokenPipeError:
-        # The reader of our output has left (`ommatid list | head`); Python would complain once more on exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-
-
-def _dispatch(argv: list[str]) -> int:
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        print(_overview())  # noqa: T201
-        return 0
-    if argv[0] in ("-V", "--version"):
-        print(f"ommatid {__version__}")  # noqa: T201
-        return 0
-    name, rest = argv[0], argv[1:]
-    if name not in VERBS:
-        raise unknown("command", name, VERBS)
-    verb = VERBS[name]
-    parser = _Parser(
-        prog=f"ommatid {name}", description=verb.summary, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    verb.declare(parser)
-    if verb.groups:
-        parser.epilog = _settings_help(verb, rest)
-    arguments, left = parser.parse_known_args(rest)
-    settings, left = split_settings(left, verb.groups)
-    if left:
-        options = [option for action in parser._actions for option in action.option_strings]
-        if left[0].startswith("-"):
-            raise unknown(
-                f"option of 'ommatid {name}'", left[0].split("=")[0], [*options, *(f"--{g}.x" for g in verb.groups)]
-            )
-        raise InputError(f"ommatid {name}: unexpected argument {left[0]!r}; see 'ommatid {name} --help'")
-    for group, values in settings.items():
-        setattr(arguments, group, values)
-    return verb.run(arguments) or 0
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse whose errors are our errors: one sentence, exit code 2, no usage text."""
-
-    def error(self, message: str) -> Any:
-        raise InputError(f"{self.prog}: {message}; see '{self.prog} --help'")
-
-
-def _overview() -> str:
-    lines = [f"ommatid {__version__}: published vision and multimodal methods by name", "", "commands:"]
-    lines += [f"  {name:<10} {verb.summary}" for name, verb in VERBS.items()]
-    lines += ["", "'ommatid COMMAND --help' explains a command; --debug shows the traceback of an error."]
-    return "\n".join(lines)
-
-
-# -- settings: --model.x, --data.x, --trainer.x, --config FILE --
-
-
-def split_settings(words: Sequence[str], groups: Sequence[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Options of the form `--group.name value`, nested by their dots, apart from everything else; values are YAML.
-
-    Examples:
-        >>> split_settings(["--model.recipe.lr", "1e-3", "--data.root=x", "rest"], ["model", "data"])
-        ({'model': {'recipe': {'lr': 0.001}}, 'data': {'root': 'x'}}, ['rest'])
-    """
-    settings: dict[str, dict[str, Any]] = {group: {} for group in groups}
-    left: list[str] = []
-    waiting = iter(words)
-    for word in waiting:
-        name, equals, value = word.removeprefix("--").partition("=")
-        group, dot, path = name.partition(".")
-        if not (word.startswith("--") and dot and group in settings):
-            left.append(word)
-            continue
-        if not equals:
-            value = next(waiting, "")
-            if not value or value.startswith("--"):
-                raise InputError(f"--{name} needs a value")
-        layer = settings[group]
-        *parents, last = path.split(".")
-        for parent in parents:
-            layer = layer.setdefault(parent, {})
-        layer[last] = _value(value)
-    return settings, left
-
-
-def _value(text: str) -> Any:
-    """A word of the command line as YAML; 1e-3 is a number, whatever YAML 1.1 says."""
-    import yaml
-
-    try:
-        return float(text) if "e" in text.lower() and text.lower() not in ("true", "false") else yaml.safe_load(text)
-    except ValueError:
-        pass
-    except yaml.YAMLError:
-        return text
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-
-
-def _settings(arguments: Arguments) -> dict[str, dict[str, Any]]:
-    """Settings of the config file, those of the command line on top."""
-    from ommatid.engine.settings import merge
-
-    given = {group: getattr(arguments, group, {}) for group in ("model", "data", "trainer")}
-    if getattr(arguments, "config", None) is None:
-        return given
-    config = _read_config(Path(arguments.config))
-    return {group: merge(config.get(group) or {}, values) for group, values in given.items()}
-
-
-def _read_config(path: Path) -> Mapping[str, Any]:
-    import yaml
-
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"--config {path}: cannot be read as YAML ({type(error).__name__})") from error
-    known = ("method", "model", "data", "trainer", "seed", "compile")
-    if not isinstance(config, dict):
-        raise InputError(f"--config {path}: found {type(config).__name__}, expected the groups {', '.join(known)}")
-    for name, value in config.items():
-        if name not in known:
-            raise unknown(f"entry of {path}", str(name), known)
-        if name in ("model", "data", "trainer") and not isinstance(value or {}, dict):
-            raise InputError(f"--config {path}: {name} is {value!r}, expected a group of settings")
-    return config
-
-
-def _settings_help(verb: Verb, rest: Sequence[str]) -> str | None:
-    """What `--model.x` and `--data.x` can be: for the named method where there is one."""
-    if not {"-h", "--help"} & set(rest):
-        return None
-    named = [word for word in rest if word in catalogue.names()]
-    if not named:
-        groups = ", ".join(f"--{group}.x" for group in verb.groups)
-        return f"{groups} set constructor arguments; name a method before --help to see them."
-    return _constructor_help(named[0], verb.groups)
-
-
-def _constructor_help(name: str, groups: Sequence[str]) -> str:
-    from ommatid.api import method_class
-    from ommatid.engine.settings import constructor_arguments, is_plain, to_plain
-
-    kind = method_class(name)
-    lines = []
-    for group, target in {"model": kind, "data": kind.data_module}.items():
-        if group in groups:
-            lines += [f"--{group}.x (arguments of {target.__name__}):"]
-            for argument, parameter in constructor_arguments(target).items():
-                default = parameter.default if is_plain(parameter.default) else to_plain(parameter.default)
-                if isinstance(default, dict):
-                    lines += [f"  --{group}.{argument}.{key} (default: {value})" for key, value in default.items()]
-                else:
-                    lines += [f"  --{group}.{argument} (default: {default})"]
-    if "trainer" in groups:
-        lines += [
-            "--trainer.x: any argument of Lightning's Trainer (max_steps, max_epochs, accelerator, devices, strategy,"
-        ]
-        lines += ["  num_nodes, precision, accumulate_grad_batches, ...)"]
-    if kind.embedded:
-        lines += [f"on embedded data, without --data.root: {json.dumps(kind.embedded)}"]
-    return "\n".join(lines)
-
-
-# -- verbs --
+    inputs: bool = False
 
 
 def _declare_list(parser: argparse.ArgumentParser) -> None:
@@ -274,7 +92,7 @@ def _declare_train(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(arguments: Arguments) -> None:
-    settings = _settings(arguments)
+    settings = merged_settings(arguments)
     if arguments.resume is None and arguments.method is None:
         raise InputError("ommatid train: name a method, or a run with --resume; 'ommatid list' shows the methods")
     if arguments.method is not None:
@@ -318,26 +136,13 @@ def _evaluate(arguments: Arguments) -> None:
 def _declare_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="a run folder or a .safetensors checkpoint")
     parser.add_argument("--out", help="picture of the result (.png)")
-    for name, meaning in {
-        "video": "video file, or a file of clip features",
-        "sentence": "what to look for in the video",
-        "duration": "seconds of the video, for a feature file",
-        "image": "image file",
-        "top": "how many answers",
-    }.items():
-        parser.add_argument(f"--{name}", help=meaning, type=_value)
     _json(parser)
 
 
 def _predict(arguments: Arguments) -> None:
     from ommatid import api
 
-    names = ("video", "sentence", "duration", "image", "top")
-    inputs = {name: value for name in names if (value := getattr(arguments, name)) is not None}
-    for text in ("video", "sentence", "image"):
-        if text in inputs:
-            inputs[text] = str(inputs[text])
-    prediction = api.predict(arguments.checkpoint, out=arguments.out, **inputs)
+    prediction = api.predict(arguments.checkpoint, out=arguments.out, **arguments.inputs)
     if arguments.json:
         _print_json(prediction.to_json())
         return
@@ -528,15 +333,9 @@ def _progress(arguments: Arguments) -> bool:
 
 
 def _print_json(content: Any) -> None:
-    print(json.dumps(_without_nan(content), indent=2, ensure_ascii=False))  # noqa: T201
+    from ommatid.engine.settings import json_text
 
-
-def _without_nan(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {name: _without_nan(value) for name, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [_without_nan(value) for value in content]
-    return None if isinstance(content, float) and content != content else content
+    print(json_text(content))  # noqa: T201
 
 
 def _print_metrics(columns: Mapping[str, Mapping[str, float]], title: str) -> None:
@@ -554,7 +353,7 @@ VERBS = {
     "evaluate": Verb(
         "metrics of a checkpoint beside trivial baselines", _declare_evaluate, _evaluate, ("data", "trainer")
     ),
-    "predict": Verb("predict on your own input and draw the result", _declare_predict, _predict),
+    "predict": Verb("predict on your own input and draw the result", _declare_predict, _predict, inputs=True),
     "compare": Verb("methods of a field under one protocol", _declare_compare, _compare, ("model", "data", "trainer")),
     "claim": Verb("re-test a paper's central claim", _declare_claim, _claim),
     "data": Verb("write embedded sets, check your own, take features from videos", _declare_data, _data),
@@ -563,6 +362,3 @@ VERBS = {
     "doctor": Verb("check the installation", _declare_doctor, _doctor),
     "demo": Verb("both worlds in three minutes: pictures and tables in demo/index.html", _declare_demo, _demo),
 }
-
-if __name__ == "__main__":
-    sys.exit(main())

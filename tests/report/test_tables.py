@@ -1,0 +1,106 @@
+"""Tables hold what the records hold, and numbers align."""
+
+import pytest
+
+from ommatid.report.tables import (
+    claim_grid,
+    claim_table,
+    comparison_grid,
+    comparison_table,
+    console,
+    effect_grid,
+    effect_table,
+    interval,
+    metric_grid,
+    metric_table,
+    show,
+    spread,
+    table,
+)
+from report.records import claim_record, comparison_record
+
+
+def printed(drawn, capsys) -> str:
+    console().print(drawn)
+    return capsys.readouterr().out
+
+
+def test_metrics_stand_beside_every_baseline_and_a_missing_one_is_a_dash():
+    grid = metric_grid({"model": {"top1": 0.9, "top5": 1.0}, "majority class": {"top1": 0.1}})
+    assert grid.headers == ["metric", "model", "majority class"]
+    assert grid.rows == [["top1", 0.9, 0.1], ["top5", 1.0, None]]
+    assert show(grid.rows[1][2]) == "-"
+
+
+def test_a_claim_table_shows_mean_and_deviation_of_every_arm_with_its_costs(capsys):
+    record = claim_record()
+    text = printed(claim_table(record), capsys)
+    assert "cmi-student: HOLDS" in text
+    assert "0.900 ± 0.100" in text
+    assert "12.0 ± 1.4" in text
+    assert "3 MiB" in text
+    assert "1,234" in text
+    assert "recipe.lr=0.005" in text
+
+
+def test_a_claim_without_shown_metrics_shows_those_of_its_criteria():
+    assert "top1" in claim_grid({**claim_record(), "shown": []}).headers
+
+
+def test_tuned_settings_that_are_words_are_printed_as_words():
+    record = claim_record()
+    record["arms"]["contrastive"]["tuned"] = {"write": "batched", "slots": 64}
+    assert claim_grid(record).rows[0][-1] == "write=batched, slots=64"
+
+
+def test_an_effect_table_shows_both_intervals_and_the_verdict(capsys):
+    text = printed(effect_table(claim_record()), capsys)
+    assert "+0.0200" in text
+    assert "[-0.0050, +0.0450]" in text
+    assert "[+0.0100, +0.0300]" in text
+    assert "3 seeds, paired" in text
+
+
+def test_an_interval_of_a_single_seed_is_unbounded():
+    assert interval(float("-inf"), float("inf")) == "[-inf, +inf]"
+
+
+def test_a_comparison_has_metrics_costs_and_baselines_in_one_table(capsys):
+    grid = comparison_grid(comparison_record())
+    assert grid.headers == ["metric", "cmi", "other", "chance"]
+    by_name = {row[0]: row[1:] for row in grid.rows}
+    assert by_name["top1"] == ["0.900 ± 0.141", "0.500 ± 0.000", "0.100"]
+    assert by_name["top5"] == ["1.000 ± 0.000", "-", "-"]
+    assert by_name["parameters"] == ["5,000", "70", "-"]
+    assert "digits, 2 seeds" in printed(comparison_table(comparison_record()), capsys)
+
+
+def test_columns_of_numbers_are_numeric_and_columns_of_words_are_not():
+    grid = comparison_grid(comparison_record())
+    assert [grid.numeric(position) for position in range(4)] == [False, False, False, True]
+    effects = effect_grid(claim_record())
+    assert effects.numeric(1)
+    assert not effects.numeric(0)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "-"), (float("nan"), "-"), (True, "yes"), (12345, "12,345"), (0.98765, "0.988"), ("cmi", "cmi")],
+)
+def test_values_are_shown_as_a_person_reads_them(value, text):
+    assert show(value) == text
+
+
+def test_a_spread_leaves_out_what_is_missing():
+    assert spread([0.5, None, float("nan")]) == "0.500"
+    assert spread([]) == "-"
+
+
+def test_tables_that_are_not_printed_to_a_terminal_keep_their_lines_whole(capsys):
+    long = "x" * 100
+    text = printed(table(["name", "value"], [[long, 1]]), capsys)
+    assert long in text
+
+
+def test_a_metric_table_has_a_row_for_every_metric():
+    assert metric_table({"model": {"a": 0.1, "b": 0.2}}).row_count == 2

@@ -1,0 +1,37 @@
+PYTHON ?= python3
+JOBS ?= 2
+BIN := .venv/bin
+
+# One thread for each of the test processes: more would only wait for each other.
+export OMP_NUM_THREADS := 1
+
+.PHONY: setup demo test lint docs bench clean
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --editable ".[dev,docs,demo]"
+	@touch $@
+
+demo: setup
+	$(BIN)/ommatid demo
+
+test: setup lint
+	$(BIN)/mkdocs build --quiet --strict --site-dir build/site
+	$(BIN)/pytest --numprocesses $(JOBS) --dist worksteal
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+docs: setup
+	$(BIN)/mkdocs build --strict
+
+bench: setup
+	$(BIN)/pytest benchmarks --benchmark-only --benchmark-sort=name
+
+clean:
+	rm -rf .venv build dist site demo

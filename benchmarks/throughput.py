@@ -1,0 +1,199 @@
+"""Full-size training speed of mgsl-net and cmi: steps per second, peak memory, and where the time goes, as JSON.
+
+python benchmarks/throughput.py --device cuda --precision bf16
+"""
+
+import argparse
+import json
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+import ommatid
+from ommatid.engine.method import Method, frozen
+from ommatid.engine.recipe import build_optimizer
+from ommatid.grounding.mgsl_net import MGSLNet
+from ommatid.grounding.task import GroundingBatch
+from ommatid.transfer.cmi import CMI
+
+Step = Callable[[], torch.Tensor]
+
+
+def mgsl_net(device: torch.device, batch: int) -> dict[str, Step]:
+    """One update at the card's full size: T = 200 steps of 500-d features, sentences of 20 words."""
+    words, steps = 20, 200
+    method = MGSLNet(vocabulary_size=1000)
+    method.words.vectors.normal_()
+    samples = GroundingBatch(
+        video=torch.randn(batch, steps, 500),
+        video_mask=torch.ones(batch, steps, dtype=torch.bool),
+        words=torch.randint(2, 1000, (batch, words)),
+        word_mask=torch.ones(batch, words, dtype=torch.bool),
+        duration=torch.full((batch,), 100.0),
+        span=torch.rand(batch, 2).sort(dim=1).values,
+        glance=torch.full((batch,), torch.nan),
+        query=torch.arange(batch),
+    ).to(device)
+    ready(method, device)
+    optimizer = build_optimizer(method.phases()["main"])
+    return {"update": updating(lambda: method.training_step(samples, 0), optimizer)}
+
+
+def cmi(device: torch.device, batch: int) -> dict[str, Step]:
+    """One inversion iteration (E9) with a bank that fills its negatives, and one update of the student (E10)."""
+    method = CMI(synthesis_batch=batch, pool_rounds=4)
+    ready(method, device)
+    method.teacher.eval()
+    rows = method.hparams.negatives
+    method.bank.add(torch.randn(rows, method.bank.values.shape[1], device=device).abs())
+    method.pool.add(torch.randint(0, 256, (batch, 3, 32, 32), dtype=torch.uint8, device=device))
+    targets = torch.randint(10, (batch,), device=device)
+    optimizers = {name: build_optimizer(phase) for name, phase in method.phases().items()}
+
+    def inversion() -> torch.Tensor:
+        method.student.eval()
+        with frozen(method.student), method.statistics:
+            return method.inversion_loss(method.generator(method.latents[0]), targets)[0]
+
+    def distillation() -> torch.Tensor:
+        method.student.train()
+        return method.distillation_loss()
+
+    return {
+        "inversion": updating(inversion, optimizers["generator"], optimizers["head"]),
+        "distillation": updating(distillation, optimizers["student"]),
+    }
+
+
+METHODS: dict[str, tuple[Callable[[torch.device, int], dict[str, Step]], int]] = {
+    "mgsl-net": (mgsl_net, 64),
+    "cmi": (cmi, 256),
+}
+
+
+def ready(method: Method, device: torch.device) -> None:
+    method.to(device).train()
+    # Without a trainer there is nothing to log to.
+    method.report = lambda **_: None  # type: ignore[method-assign]
+
+
+def updating(loss: Step, *optimizers: torch.optim.Optimizer) -> Step:
+    """A forward pass, a backward pass, and one step of each optimiser."""
+
+    def step() -> torch.Tensor:
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        value = loss()
+        value.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        return value.detach()
+
+    return step
+
+
+def measure(name: str, settings: argparse.Namespace) -> dict[str, Any]:
+    """All steps of one method, in a process of its own so that its memory is its own."""
+    torch.manual_seed(0)
+    device = torch.device(settings.device)
+    if device.type == "cpu":
+        torch.set_num_threads(settings.threads)
+    make, batch = METHODS[name]
+    batch = settings.batch or batch
+    outcome: dict[str, Any] = {"batch": batch}
+    with ExitStack() as stack:
+        if settings.precision == "bf16":
+            stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16))
+        for part, step in make(device, batch).items():
+            outcome[part] = timed(step, device, settings)
+    return outcome
+
+
+def timed(step: Step, device: torch.device, settings: argparse.Namespace) -> dict[str, Any]:
+    for _ in range(settings.warmup):
+        step()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    wait(device)
+    begin = time.perf_counter()
+    for _ in range(settings.steps):
+        value = step()
+    wait(device)
+    seconds = (time.perf_counter() - begin) / settings.steps
+    return {
+        "steps_per_second": round(1 / seconds, 3),
+        "milliseconds": round(1000 * seconds, 3),
+        "peak_memory_mib": round(peak_memory(device)),
+        "loss": float(value),
+        "top_operations": operations(step, device, settings.top),
+    }
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak_memory(device: torch.device) -> float:
+    """MiB: of tensors on a GPU, of the whole process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def operations(step: Step, device: torch.device, count: int) -> list[dict[str, Any]]:
+    """The operations that took most time themselves, of one step."""
+    kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
+    with profile(activities=kinds) as profiler:
+        step()
+        wait(device)
+    time_of = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    rows = sorted(profiler.key_averages(), key=lambda row: -getattr(row, time_of))
+    total = sum(getattr(row, time_of) for row in rows) or 1
+    return [
+        {
+            "name": row.key,
+            "calls": row.count,
+            "self_ms": round(getattr(row, time_of) / 1000, 3),
+            "share": round(getattr(row, time_of) / total, 4),
+        }
+        for row in rows[:count]
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--method", choices=METHODS, nargs="+", default=list(METHODS))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--batch", type=int, help="instead of 64 (mgsl-net) and 256 (cmi)")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="on a CPU")
+    parser.add_argument("--top", type=int, default=8, help="operations to list")
+    settings = parser.parse_args()
+    device = torch.device(settings.device)
+    record: dict[str, Any] = {
+        "library": ommatid.__version__,
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        **{name: value for name, value in vars(settings).items() if name in ("precision", "steps", "threads")},
+    }
+    for name in settings.method:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            record[name] = pool.submit(measure, name, settings).result()
+    print(json.dumps(record, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""Tables in README and docs are those that the catalogue and the records of claims make; nothing is typed by hand."""
+
+import importlib.util
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ommatid import catalogue
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def tables():
+    spec = importlib.util.spec_from_file_location("render_tables", ROOT / "tools/render_tables.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """README, docs and records in a folder where a test may change them."""
+    for name in ("docs", "results"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "README.md", tmp_path)
+    return tmp_path
+
+
+def test_every_generated_table_is_in_step(tables, capsys):
+    code = tables.main(["--check"])
+    assert code == 0, capsys.readouterr().err
+
+
+def test_a_number_changed_by_hand_is_noticed_and_mended(tables, copy, capsys):
+    page = copy / "docs/methods/cmi.md"
+    text = page.read_text(encoding="utf-8")
+    start = text.index("<!-- claims:begin -->")
+    number = re.search(r"\d\.\d{3} ± ", text[start:])[0]
+    page.write_text(text[:start] + text[start:].replace(number, "9.999 ± ", 1), encoding="utf-8")
+
+    assert tables.main(["--check", "--root", str(copy)]) == 1
+    assert "docs/methods/cmi.md: out of step" in capsys.readouterr().err
+    assert "9.999" in page.read_text(encoding="utf-8")
+    tables.main(["--root", str(copy)])
+    assert page.read_text(encoding="utf-8") == text
+
+
+def test_a_new_record_reaches_every_table(tables, copy):
+    path = copy / "results/claims/cmi-student.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["verdict"] = "undecided"
+    path.write_text(json.dumps(record), encoding="utf-8")
+
+    assert tables.main(["--check", "--root", str(copy)]) == 1
+    tables.main(["--root", str(copy)])
+    assert "`cmi-student`: **undecided**" in (copy / "docs/index.md").read_text(encoding="utf-8")
+    assert "`cmi-student`: undecided" in (copy / "docs/methods/cmi.md").read_text(encoding="utf-8")
+    row = next(
+        line for line in (copy / "docs/claims.md").read_text().splitlines() if line.startswith("| [`cmi-student`]")
+    )
+    assert "**undecided**" in row
+
+
+def test_a_claim_without_a_record_says_so(tables, copy):
+    (copy / "results/claims/cmi-student.json").unlink()
+    tables.main(["--root", str(copy)])
+    assert "`cmi-student`: not run yet" in (copy / "docs/methods/cmi.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"statement": "Something else."}, "statement is not that of the claim any more"),
+        ({"trainer": {"max_epochs": 1}}, "trainer is not that of the claim any more"),
+        ({"arms": {}}, "arms is not that of the claim any more"),
+    ],
+)
+def test_a_record_of_another_experiment_is_refused(tables, copy, change, told, capsys):
+    path = copy / "results/claims/cmi-student.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")
+    assert tables.main(["--check", "--root", str(copy)]) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_a_record_of_no_claim_is_refused(tables, copy, capsys):
+    shutil.copy(copy / "results/claims/cmi-student.json", copy / "results/claims/stranger.json")
+    assert tables.main(["--check", "--root", str(copy)]) == 1
+    assert "no method has a claim of this name" in capsys.readouterr().err
+
+
+def test_a_missing_page_or_marker_is_noticed(tables, copy, capsys):
+    (copy / "docs/methods/mgsl-net.md").unlink()
+    index = copy / "docs/index.md"
+    index.write_text(index.read_text(encoding="utf-8").replace("<!-- methods:end -->", ""), encoding="utf-8")
+    assert tables.main(["--check", "--root", str(copy)]) == 1
+    told = capsys.readouterr().err
+    assert "docs/methods/mgsl-net.md: no such page" in told
+    assert "docs/index.md: found 0 blocks" in told
+
+
+def test_a_small_effect_is_called_small(tables):
+    """Above zero, but with the whole interval below the smallest effect that was declared to matter."""
+    criterion = {"kind": "better", "margin": 0.01}
+    effect = {"criterion": criterion, "verdict": "holds", "mean": 0.003}
+    assert "a small one" in tables._reading({**effect, "low": 0.001, "high": 0.005})
+    assert "a small one" not in tables._reading({**effect, "low": 0.001, "high": 0.05})
+
+
+def test_prose_about_a_verdict_is_written_for_the_present_one():
+    verdicts = {path.stem: json.loads(path.read_text())["verdict"] for path in (ROOT / "results/claims").glob("*.json")}
+    for entry in catalogue.CATALOGUE:
+        text = (ROOT / f"docs/methods/{entry.name}.md").read_text(encoding="utf-8")
+        (comment,) = re.findall(r"<!-- written for: (.*) -->", text)
+        written_for = dict(re.findall(r"([\w-]+)=([a-z ]+?)(?= [\w-]+=|$)", comment))
+        assert written_for == {name: verdicts.get(name) for name in written_for}, entry.name
+        assert written_for, entry.name
+
+
+def test_every_method_has_its_page_in_the_navigation():
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for entry in catalogue.CATALOGUE:
+        assert f"methods/{entry.name}.md" in nav

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 GOLDEN = Path(os.environ.get("OMMATID_GOLDEN", Path(__file__).parents[3] / "shared" / "golden"))
-_ERRORS: dict[str, float] = {}
+ERRORS: dict[str, dict[str, float]] = {}
+"""Fixture -> key -> largest absolute error seen."""
 
 
 @dataclass
@@ -52,7 +53,7 @@ class Fixture:
         expected = self.arrays[key]
         if expected.size:
             worst = float(np.abs(found.reshape(expected.shape).astype(np.float64) - expected).max())
-            _ERRORS[f"{self.name}:{key}"] = worst
+            ERRORS.setdefault(self.name, {})[key] = worst
         np.testing.assert_allclose(found.reshape(expected.shape), expected, rtol=self.rtol, atol=self.atol, err_msg=key)
 
 

@@ -34,15 +34,22 @@ class MGSLNet(Grounder):
 
     Args:
         feature_dim, word_dim, vocabulary_size: as the data have them.
+        hidden_dim: width of everything behind the encoders.
         video_dim: width of the clip features between the input and the encoder (E1).
         memory: "written" is the paper's; "parameters" reads slots that the optimiser moves; "frozen" reads random
             slots; "mlp" is a residual network of equal capacity in the memory's place.
         memory_slots: slots per modality.
         tau: temperature of the memory's addresses; 1 spreads every write over all slots.
+        write: "sequential" writes token after token (E13); "batched" writes all at once (E14), much faster.
         graph_layers, attention_blocks: how often E3-E6 and E15-E17 are repeated; 0 leaves them out.
         normalise: which axis the graph's weights sum over; "receiver" is what the ancestor's release does.
+        heads: of every attention.
+        window: steps to either side that the self-attention of the clip features sees.
         encoder: "gru" is the paper's; "conv" is several times faster on a CPU.
+        dropout: of encoders and attention; the graph has 0.2, whatever stands here.
+        regression_weight, quality_weight: of the losses of the span and of its quality (E19).
         cycle_weight: of the cycle-alignment loss (E8), which only the journal version names.
+        recipe: optimiser and schedule.
     """
 
     embedded = {
@@ -216,7 +223,7 @@ _RARE: dict[str, Any] = {
     "model": MGSLNet.embedded["model"],
     "data": {"view": "rare", "steps": 32, "batch_size": 32},
     "trainer": {"max_steps": 1000, "max_epochs": -1},
-    "tuning": {"recipe.lr": (1e-3, 2e-3, 4e-3)},
+    "tuning": {"recipe.lr": (1e-3, 2e-3, 4e-3, 8e-3)},
 }
 _METRIC = "R@1,IoU=0.5"
 

@@ -19,6 +19,7 @@ from ommatid.engine.experiment import Setup, run_claim
 from ommatid.engine.fit import evaluate as evaluate_method
 from ommatid.engine.fit import fit, seed
 from ommatid.engine.method import Method, Prediction
+from ommatid.engine.recipe import ENDLESS
 from ommatid.engine.runs import RunDir, environment
 from ommatid.engine.settings import build, constructor_arguments, merge, to_plain
 from ommatid.engine.sweep import Job, Outcome, locate, run_jobs, target_of
@@ -112,9 +113,21 @@ def resume(run: str | Path, *, trainer: Mapping[str, Any] | None = None, progres
     """Go on with a killed run from its last finished epoch; the result is that of an uninterrupted run, bit for bit."""
     folder = RunDir.open(run)
     config = folder.read_config()
-    config["trainer"] = merge(config["trainer"], trainer or {})
+    before, config["trainer"] = config["trainer"], merge(config["trainer"], trainer or {})
     method, module = assemble(method_class(config["method"]), config)
+    _refuse_another_length(method, before, config["trainer"])
     return _train(method, module, config, folder, resume=True, progress=progress)
+
+
+def _refuse_another_length(method: Method, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """A schedule was laid out for the whole run: with another end it would restart, or run out."""
+    for name in ("max_epochs", "max_steps"):
+        bound = [phase.recipe.schedule for phase in method.phases().values() if phase.recipe.schedule not in ENDLESS]
+        if now.get(name) != before.get(name) and bound:
+            raise InputError(
+                f"trainer.{name} is {now[name]}, but the schedule {bound[0]!r} of the run to resume was laid out for "
+                f"{before.get(name)}, expected the same"
+            )
 
 
 def _in_full(config: Mapping[str, Any], method: Method, module: DataModule) -> dict[str, Any]:

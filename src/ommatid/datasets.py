@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ommatid.engine.checkpoint import write_aside
+from ommatid.engine.settings import json_text, to_plain
 from ommatid.errors import InputError, unknown
 from ommatid.grounding.formats import FORMATS as GROUNDING_FORMATS
 from ommatid.grounding.formats import Fault, check_annotations, detect_format, read_annotations, summarise
@@ -159,11 +160,12 @@ def features(arguments: Namespace) -> int:
         if target.is_file() and video.stem in durations:
             continue
         clips, seconds = extractor(video)
+        # Before the first features: a folder that an interruption leaves still tells whose they are.
+        extractor.write(out)
         write_aside(target, lambda aside, clips=clips: _save(aside, clips.numpy().astype(np.float32)))  # type: ignore[misc]
         shapes[video.stem], durations[video.stem] = len(clips), round(seconds, 3)
         for name, table in {"feature_shapes.json": shapes, "durations.json": durations}.items():
             write_aside(out / name, lambda aside, table=table: aside.write_text(json.dumps(table, indent=1)))  # type: ignore[misc]
-    extractor.write(out)
     summary = {"out": str(out), "videos": len(videos), "clips": sum(shapes.values())}
     _tell(arguments, summary, [f"{out}: features of {len(videos)} videos, {summary['clips']} clips"])
     return 0
@@ -172,7 +174,7 @@ def features(arguments: Namespace) -> int:
 def _refuse_mixture(out: Path, extractor: Any) -> None:
     """Features of two extractors in one folder would be silently useless."""
     path = out / "extractor.json"
-    if path.is_file() and (known := json.loads(path.read_text(encoding="utf-8"))) != vars(extractor):
+    if path.is_file() and (known := _read_table(path)) != vars(extractor):
         raise InputError(f"{path}: the folder holds features of {known}, expected the same settings or another folder")
 
 
@@ -184,7 +186,17 @@ def _save(path: Path, array: Any) -> None:
 
 
 def _read_table(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(
+            f"{path}: not readable as JSON, expected one object; delete the folder to start anew"
+        ) from error
+    if not isinstance(table, dict):
+        raise InputError(f"{path}: found a {type(table).__name__}, expected one JSON object")
+    return table
 
 
 def _show(value: Any) -> str:
@@ -201,6 +213,6 @@ def _sizes(made: dict[str, Any]) -> str:
 
 def _tell(arguments: Namespace, content: dict[str, Any], lines: list[str]) -> None:
     if arguments.json:
-        print(json.dumps(content, indent=2, ensure_ascii=False, default=str))  # noqa: T201
+        print(json_text(to_plain(content)))  # noqa: T201
     else:
         print("\n".join(lines))  # noqa: T201

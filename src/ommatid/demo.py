@@ -8,13 +8,13 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from ommatid import catalogue
+from ommatid.engine.sweep import fresh_processes
 from ommatid.report.page import Page
 from ommatid.report.tables import Grid, console, metric_grid
 
@@ -81,7 +81,7 @@ def _train_all(out: Path, budget: Budget, clock: _Clock) -> dict[str, dict[str, 
     """Test metrics, baselines and run folder of every training, by what it is for."""
     runs = out / "runs"
     teacher = out / "teacher.safetensors"
-    with ProcessPoolExecutor(CORES, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(CORES, mp_context=fresh_processes(["ommatid.api"]), initializer=_one_thread) as pool:
         try:
             clock.say("finding moments: MGSL-Net trains on the embedded grounding set")
             # It needs no teacher, so it starts first; what needs one follows as soon as there is one.

@@ -85,10 +85,19 @@ def _refuse(left: Sequence[str], name: str, verb: Verb, parser: argparse.Argumen
     if not left:
         return
     if left[0].startswith("-"):
-        options = [option for action in parser._actions for option in action.option_strings]
-        known = [*options, *(f"--{group}.x" for group in verb.groups)]
+        known = [*_options(parser), *(f"--{group}.x" for group in verb.groups)]
         raise unknown(f"option of 'ommatid {name}'", left[0].split("=")[0], known)
     raise InputError(f"ommatid {name}: unexpected argument {left[0]!r}; see 'ommatid {name} --help'")
+
+
+def _options(parser: argparse.ArgumentParser) -> list[str]:
+    """Every option of a parser and of its subcommands."""
+    options: list[str] = []
+    for action in parser._actions:
+        options += action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            options += [option for below in action.choices.values() for option in _options(below)]
+    return options
 
 
 class _Parser(argparse.ArgumentParser):

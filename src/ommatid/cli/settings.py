@@ -9,7 +9,12 @@ from ommatid import catalogue
 from ommatid.errors import InputError, unknown
 
 GROUPS = ("model", "data", "trainer")
-CONFIG_ENTRIES = ("method", *GROUPS, "seed", "compile")
+CONFIG_ENTRIES = {
+    "method": (str, "a name"),
+    **dict.fromkeys(GROUPS, (dict, "a group of settings")),
+    "seed": (int, "a whole number"),
+    "compile": (bool, "true or false"),
+}
 
 
 def split_settings(words: Sequence[str], groups: Sequence[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
@@ -78,15 +83,26 @@ def _value(text: str) -> Any:
         return text
 
 
-def merged_settings(arguments: Any) -> dict[str, dict[str, Any]]:
-    """Settings of the config file, those of the command line on top."""
+def training_settings(arguments: Any) -> dict[str, Any]:
+    """What `train` is to do: the config file's entries, those of the command line on top.
+
+    Raises:
+        InputError: no method is named, or the file holds the settings of another one.
+    """
     from ommatid.engine.settings import merge
 
-    given = {group: getattr(arguments, group, {}) for group in GROUPS}
-    if getattr(arguments, "config", None) is None:
-        return given
-    config = read_config(Path(arguments.config))
-    return {group: merge(config.get(group) or {}, values) for group, values in given.items()}
+    config = {} if arguments.config is None else read_config(Path(arguments.config))
+    method = arguments.method or config.get("method")
+    if method is None:
+        raise InputError("ommatid train: name a method, or a run with --resume; 'ommatid list' shows the methods")
+    if config.get("method", method) != method:
+        raise InputError(f"--config {arguments.config}: found settings of {config['method']!r}, expected {method!r}")
+    return {
+        "method": catalogue.find(method).name,
+        **{group: merge(config.get(group) or {}, getattr(arguments, group)) for group in GROUPS},
+        "seed": config.get("seed", 0) if arguments.seed is None else arguments.seed,
+        "compile": arguments.compile or config.get("compile", False),
+    }
 
 
 def read_config(path: Path) -> Mapping[str, Any]:
@@ -110,8 +126,10 @@ def read_config(path: Path) -> Mapping[str, Any]:
     for name, value in config.items():
         if name not in CONFIG_ENTRIES:
             raise unknown(f"entry of {path}", str(name), CONFIG_ENTRIES)
-        if name in GROUPS and not isinstance(value or {}, dict):
-            raise InputError(f"--config {path}: {name} is {value!r}, expected a group of settings")
+        kind, expected = CONFIG_ENTRIES[name]
+        # A group whose entries are all commented out reads as nothing.
+        if not isinstance(value, kind) and not (value is None and name in GROUPS):
+            raise InputError(f"--config {path}: {name} is {value!r}, expected {expected}")
     return config
 
 

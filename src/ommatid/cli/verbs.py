@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ommatid import catalogue
-from ommatid.cli.settings import merged_settings
-from ommatid.errors import InputError, unknown
+from ommatid.cli.settings import training_settings
+from ommatid.errors import unknown
 
 Arguments = argparse.Namespace
 
@@ -83,8 +83,8 @@ def _entry_json(entry: catalogue.Entry) -> dict[str, Any]:
 
 def _declare_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("method", nargs="?", help="name in the catalogue")
-    parser.add_argument("--config", help="YAML file with the groups model, data, trainer")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, draws and sample order (default: 0)")
+    parser.add_argument("--config", help="YAML file with the groups model, data, trainer, such as a run's config.yaml")
+    parser.add_argument("--seed", type=int, help="of weights, draws and sample order (default: 0)")
     parser.add_argument("--runs", default="runs", help="where the run folder is made (default: runs)")
     parser.add_argument("--resume", metavar="RUN", help="go on with a killed run")
     parser.add_argument("--compile", action="store_true", help="train through torch.compile")
@@ -92,24 +92,16 @@ def _declare_train(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(arguments: Arguments) -> None:
-    settings = merged_settings(arguments)
-    if arguments.resume is None and arguments.method is None:
-        raise InputError("ommatid train: name a method, or a run with --resume; 'ommatid list' shows the methods")
-    if arguments.method is not None:
-        catalogue.find(arguments.method)
-    from ommatid import api
+    progress = _progress(arguments)
+    if arguments.resume is None:
+        settings = training_settings(arguments)
+        from ommatid import api
 
-    if arguments.resume is not None:
-        trained = api.resume(arguments.resume, trainer=settings["trainer"], progress=_progress(arguments))
+        trained = api.train(settings.pop("method"), **settings, runs=arguments.runs, progress=progress)
     else:
-        trained = api.train(
-            arguments.method,
-            **settings,
-            seed=arguments.seed,
-            runs=arguments.runs,
-            progress=_progress(arguments),
-            compile=arguments.compile,
-        )
+        from ommatid import api
+
+        trained = api.resume(arguments.resume, trainer=arguments.trainer, progress=progress)
     columns = {"model": trained.metrics, **trained.baselines}
     if arguments.json:
         _print_json({"run": str(trained.run.path), "metrics": columns})

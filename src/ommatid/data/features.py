@@ -95,7 +95,7 @@ class FeatureStore:
     def dim(self) -> int:
         """Width of the features, that of the first video."""
         if self._dim is None:
-            self._dim = self._load(next(iter(self))).shape[1]
+            self._dim = _as_matrix(*self._read(next(iter(self)))).shape[1]
         return self._dim
 
     def length(self, vid: str) -> int:
@@ -104,6 +104,15 @@ class FeatureStore:
         return len(self[vid]) if stated is None else stated
 
     def _load(self, vid: str) -> Tensor:
+        array, where = self._read(vid)
+        features = _as_features(array, where)
+        stated = self._stated_length(vid)
+        if stated is not None and stated != len(features):
+            raise InputError(f"{where}: found {len(features)} clips, expected {stated} as in {SHAPES_FILE}")
+        return features
+
+    def _read(self, vid: str) -> tuple[np.ndarray, str]:
+        """What is stored for a video, unchecked, and where."""
         name = self._find(vid)
         if name is None:
             near = difflib.get_close_matches(vid, list(self), n=3, cutoff=0.5) or list(self)[:3]
@@ -111,12 +120,7 @@ class FeatureStore:
             raise InputError(f"{self.root}: no features of video {vid!r} among {len(self)}, the nearest are {names}")
         path = self._entries[name]
         where = f"{self.root}: video {vid!r}" if path == self.root else str(path)
-        array = _read_npy(path) if path.suffix == ".npy" else self._read_hdf5(path, name, where)
-        features = _as_features(array, where)
-        stated = self._stated_length(vid)
-        if stated is not None and stated != len(features):
-            raise InputError(f"{where}: found {len(features)} clips, expected {stated} as in {SHAPES_FILE}")
-        return features
+        return (_read_npy(path) if path.suffix == ".npy" else self._read_hdf5(path, name, where)), where
 
     def _find(self, vid: str) -> str | None:
         return self._names.get(vid, self._names.get(_bare(vid)))
@@ -243,7 +247,7 @@ def _read_npy(path: Path) -> np.ndarray:
         return np.lib.format.open_memmap(path, mode="r")
 
 
-def _as_features(array: np.ndarray, where: str) -> Tensor:
+def _as_matrix(array: np.ndarray, where: str) -> np.ndarray:
     if array.dtype.kind not in "fiu":
         raise InputError(f"{where}: found values of type {array.dtype}, expected numbers")
     if array.ndim > 2 and set(array.shape[1:-1]) == {1}:
@@ -252,6 +256,11 @@ def _as_features(array: np.ndarray, where: str) -> Tensor:
         raise InputError(f"{where}: found an array of shape {array.shape}, expected (clips, channels)")
     if not array.size:
         raise InputError(f"{where}: found no features (shape {array.shape}), expected at least one clip")
+    return array
+
+
+def _as_features(array: np.ndarray, where: str) -> Tensor:
+    array = _as_matrix(array, where)
     with np.errstate(over="ignore"):
         features = torch.from_numpy(array.astype(np.float32))
     broken = ~features.isfinite().all(dim=1)

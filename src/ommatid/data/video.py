@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property, partial
@@ -46,7 +47,8 @@ def read_clips(path: str | Path, fps: float) -> Iterator[tuple[float, UInt8[np.n
 
 def video_duration(path: str | Path) -> float:
     """Seconds from the first frame to the end of the last one, by decoding."""
-    return max(end for _, _, end in _decode(Path(path)))
+    [(_, _, end)] = deque(_decode(Path(path)), maxlen=1)
+    return end
 
 
 Image = UInt8[np.ndarray, "height width 3"]
@@ -126,7 +128,7 @@ class Extractor:
             ) from error
         if self.weights not in (None, "random"):
             _load_backbone(model, Path(str(self.weights)))
-        return model.eval()
+        return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
     @torch.inference_mode()
     def __call__(self, path: str | Path) -> tuple[Float[Tensor, "clip channel"], float]:
@@ -145,10 +147,11 @@ class Extractor:
     def _embed(self, frames: list[UInt8[Tensor, "height width 3"]]) -> Float[Tensor, "clip channel"]:
         config: dict[str, Any] = self.network.pretrained_cfg  # type: ignore[assignment]
         height, width = config["input_size"][-2:]
-        images = torch.stack(frames).permute(0, 3, 1, 2).float() / 255
+        device = next(self.network.parameters()).device
+        images = torch.stack(frames).to(device).permute(0, 3, 1, 2).float() / 255
         images = F.interpolate(images, [height, width], mode="bilinear", antialias=True)
-        mean, std = (torch.tensor(config[key])[:, None, None] for key in ("mean", "std"))
-        return self.network((images - mean) / std)
+        mean, std = (torch.tensor(config[key], device=device)[:, None, None] for key in ("mean", "std"))
+        return self.network((images - mean) / std).cpu()
 
     def write(self, folder: Path) -> None:
         """Write down how the features of a folder were taken, so that predictions take theirs alike."""
@@ -162,6 +165,12 @@ def _load_backbone(model: nn.Module, path: Path) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise InputError(f"{path}: not a readable weights file ({type(error).__name__})") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{path}: found a {type(state).__name__}, expected a dict of tensors")
+    for name, tensor in model.state_dict().items():
+        if name in state and state[name].shape != tensor.shape:
+            found, expected = tuple(state[name].shape), tuple(tensor.shape)
+            raise InputError(f"{path}: {name} has the shape {found}, expected {expected} as in the backbone")
     missing = model.load_state_dict(state, strict=False).missing_keys
     if missing:
         raise InputError(f"{path}: lacks {len(missing)} weights of the backbone (first: {missing[0]})")

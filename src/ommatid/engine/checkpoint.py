@@ -98,9 +98,11 @@ def _parse_header(path: Path, text: str | None, weights: dict[str, Tensor]) -> C
         header = json.loads(text)
         version = int(header["format"])
         if version <= FORMAT:
-            return Checkpoint(
-                header["method"], header["settings"], header["extras"], weights, library=header["library"]
-            )
+            kinds = {"method": str, "settings": dict, "extras": dict, "library": str}
+            for name, kind in kinds.items():
+                if not isinstance(header[name], kind):
+                    raise TypeError(f"{name} is a {type(header[name]).__name__}")
+            return Checkpoint(weights=weights, **{name: header[name] for name in kinds})
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: the settings in the header cannot be read ({error!r})") from error
     raise CheckpointError(
@@ -123,7 +125,7 @@ def read_foreign(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                return _state_dict(path, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path}: not a complete safetensors file ({error})") from error
     try:
@@ -148,5 +150,6 @@ def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
 
 def _is_pickle(path: Path) -> bool:
     """A zip archive of torch.save, or a bare pickle."""
-    start = path.open("rb").read(4)
+    with path.open("rb") as file:
+        start = file.read(4)
     return start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"))

@@ -28,12 +28,21 @@ def export_method(method: Any, path: Path, format: str) -> float:
     with torch.no_grad(), quiet():
         expected = _tuple(network(*inputs))
         run = {"torch": _to_torch, "onnx": _to_onnx}[format](network, inputs, input_names, output_names, path)
-        difference = max(float((ours - theirs).abs().max()) for ours, theirs in zip(expected, run, strict=True))
+    difference = max(_difference(ours, theirs) for ours, theirs in zip(expected, run, strict=True))
     if not difference <= TOLERANCE:
+        path.unlink(missing_ok=True)
         raise InputError(
             f"{path}: the exported program differs from the method by {difference:.2e}, expected {TOLERANCE:g}"
         )
     return difference
+
+
+def _difference(ours: Tensor, theirs: Tensor) -> float:
+    """The largest absolute difference; infinite where shapes or infinities differ."""
+    if ours.shape != theirs.shape:
+        return float("inf")
+    # The score of a masked step is minus infinity on both sides.
+    return float(torch.where(ours == theirs, 0.0, (ours - theirs).abs()).max())
 
 
 def _to_torch(network: nn.Module, inputs: tuple[Tensor, ...], _: Any, __: Any, path: Path) -> tuple[Tensor, ...]:
@@ -55,15 +64,38 @@ def _to_onnx(
         import onnxruntime
     except ImportError as error:
         raise MissingDependency("ONNX needs more packages: pip install 'ommatid[export]'") from error
-    program = torch.onnx.export(
-        network, inputs, input_names=list(input_names), output_names=list(output_names), dynamo=True, verbose=False
-    )
+    try:
+        program = torch.onnx.export(
+            network,
+            inputs,
+            input_names=list(input_names),
+            output_names=list(output_names),
+            dynamo=True,
+            verbose=False,
+            custom_translation_table={torch.ops.aten.sort.stable: _stable_sort},
+        )
+    except torch.onnx.OnnxExporterError as error:
+        # The exporter's report has many lines; the first exception of its summary is the cause.
+        causes = [line.partition(": ")[2] for line in str(error).splitlines() if line.startswith("<class")]
+        cause = causes[0] if causes else type(error).__name__
+        raise InputError(
+            f"{path}: the method cannot be written as ONNX ({cause}), expected --format torch for it"
+        ) from error
     write_aside(path, lambda aside: program.save(str(aside)))  # type: ignore[union-attr]
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     feeds = {name: tensor.numpy() for name, tensor in zip(input_names, inputs, strict=True)}
     wanted = {given.name for given in session.get_inputs()}
     found = session.run(None, {name: array for name, array in feeds.items() if name in wanted})
     return tuple(torch.from_numpy(array) for array in found)
+
+
+def _stable_sort(values: Any, *, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
+    """A stable sort for ONNX, whose TopK puts the earlier of two equal values first."""
+    from onnxscript import opset18
+
+    op: Any = opset18
+    size = op.Gather(op.Shape(values), op.Constant(value_ints=[dim]))
+    return op.TopK(values, size, axis=dim, largest=int(descending), sorted=1)
 
 
 def _tuple(outputs: Any) -> tuple[Tensor, ...]:

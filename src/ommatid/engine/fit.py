@@ -18,7 +18,7 @@ from ommatid.engine.checkpoint import write_checkpoint
 from ommatid.engine.data import DataModule, epoch_seed
 from ommatid.engine.method import Method
 from ommatid.engine.runs import CsvLog, RunDir
-from ommatid.engine.settings import constructor_arguments
+from ommatid.engine.settings import checked, constructor_arguments
 from ommatid.errors import CheckpointError, InputError, unknown
 
 
@@ -129,8 +129,10 @@ def fit(
     method.adopt(data)
     lightning = make_trainer(method, run, trainer or {}, progress, data.seed)
     state = _resume_state(run, resume)
-    if state and isinstance(lightning.logger, CsvLog):
-        lightning.logger.continue_from(_steps_done(state))
+    if state:
+        done = _steps_done(state, method)
+        if isinstance(lightning.logger, CsvLog):
+            lightning.logger.continue_from(done)
     module: Any = torch.compile(method) if compile else method
     with quiet(), _one_sentence(), _interruptible():
         # Lightning reads the state through torch.load: plain values and tensors only, nothing in the file is executed.
@@ -160,11 +162,14 @@ def make_trainer(
     Raises:
         InputError: Lightning does not know an option, or the options contradict each other.
     """
-    options = dict(options)
     arguments = constructor_arguments(Trainer)
     for name in options:
         if name not in arguments:
             raise InputError(f"trainer: {unknown('option', name, arguments)}")
+    options = checked("trainer", Trainer, options)
+    for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
+        if options.get(name) is not None and options[name] < 1:
+            raise InputError(f"trainer: {name} must be at least 1, found {options[name]}")
     averaged = None if method.recipe.ema_decay is None else AveragedWeights(decay=method.recipe.ema_decay)
     callbacks: list[Callback] = [EpochSeed(seed)]
     if averaged is not None:
@@ -189,6 +194,8 @@ def make_trainer(
     try:
         with quiet(), _one_sentence():
             return Trainer(**{**known, **options})
+    except InputError:
+        raise
     except (TypeError, ValueError) as error:
         raise InputError(f"trainer: {error}") from error
 
@@ -202,8 +209,9 @@ def evaluate(
     data.evaluated_split = split
     lightning = make_trainer(method, None, trainer or {}, progress=False)
     with quiet(), _one_sentence(), _interruptible():
-        (metrics,) = lightning.test(method, datamodule=data, verbose=False)
-    return {name.removeprefix("test/"): float(value) for name, value in metrics.items()}
+        found = lightning.test(method, datamodule=data, verbose=False)
+    # Nothing is found where the trainer was told to look at no batch.
+    return {name.removeprefix("test/"): float(value) for metrics in found for name, value in metrics.items()}
 
 
 def seed(value: int) -> None:
@@ -235,10 +243,15 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def _one_sentence() -> Iterator[None]:
-    """Options of the trainer that contradict each other, or the machine, are the user's to mend."""
+    """Options of the trainer that contradict each other, the data or the machine are the user's to mend."""
     try:
         yield
     except MisconfigurationException as error:
+        raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        # Lightning and torch have no kind of their own for these two; a fault of ours keeps its traceback.
+        if not any(known in str(error) for known in ("val_check_interval", "parameter group")):
+            raise
         raise InputError(f"trainer: {' '.join(str(error).split())}") from error
 
 
@@ -264,10 +277,13 @@ def _resume_state(run: RunDir | None, resume: bool) -> str | None:
     return str(run.resume_state)
 
 
-def _steps_done(path: str) -> int:
+def _steps_done(path: str, method: Method) -> int:
     """Steps as the log counts them: batches after which something was updated, by however many optimisers."""
     try:
-        loops = torch.load(path, map_location="cpu", weights_only=True)["loops"]
-        return int(loops["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"])
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        weights, loops = state["state_dict"], state["loops"]
+        steps = int(loops["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"])
     except Exception as error:
         raise CheckpointError(f"{path}: the resume state cannot be read ({type(error).__name__})") from error
+    method.check_weights(weights, Path(path))
+    return steps

@@ -1,9 +1,11 @@
 """`Method`: what all published methods share, on top of a LightningModule."""
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
+import torch
 from jaxtyping import Float, Int
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
@@ -13,9 +15,9 @@ from torch.utils.data import DataLoader
 from ommatid.engine.batch import Batch
 from ommatid.engine.checkpoint import Checkpoint, read_checkpoint, read_foreign, write_checkpoint
 from ommatid.engine.data import DataModule
-from ommatid.engine.recipe import Phase, Recipe, build_optimizer, build_schedule
+from ommatid.engine.recipe import ENDLESS, Phase, Recipe, build_optimizer, build_schedule
 from ommatid.engine.scores import SampleScores
-from ommatid.engine.settings import build, merge, to_plain
+from ommatid.engine.settings import build, constructor_arguments, merge, to_plain
 from ommatid.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
@@ -132,12 +134,22 @@ class Method(LightningModule):
         return optimizers, schedules
 
     def _schedule_length(self, phase: Phase) -> int:
-        if phase.recipe.per == "epoch":
-            return int(self.trainer.max_epochs or 1)
-        if phase.total is not None:
+        trainer, recipe = self.trainer, phase.recipe
+        if recipe.per == "epoch" and (trainer.max_epochs or 0) > 0:
+            return int(trainer.max_epochs or 0)
+        if recipe.per == "step" and phase.total is not None:
             return phase.total
-        steps = self.trainer.estimated_stepping_batches
-        return int(steps) * phase.updates // phase.every if steps != float("inf") else 1
+        steps = trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            if recipe.schedule in ENDLESS:
+                return 1
+            raise InputError(
+                f"recipe: schedule {recipe.schedule!r} needs to know when training ends, "
+                "expected trainer.max_steps or trainer.max_epochs above 0"
+            )
+        if recipe.per == "epoch":
+            return math.ceil(steps * trainer.accumulate_grad_batches / trainer.num_training_batches)
+        return int(steps) * phase.updates // phase.every
 
     def optimizer(self, name: str) -> Optimizer:
         """The optimiser of a phase, by the phase's name."""
@@ -182,6 +194,8 @@ class Method(LightningModule):
         value = gradient_clip_val if gradient_clip_val is not None else self.recipe.clip_norm
         self.clip_gradients(optimizer, value, gradient_clip_algorithm)
 
+    # Lightning's bookkeeping cannot be traced by torch.compile, and has nothing to gain from it.
+    @torch.compiler.disable
     def report(self, **losses: Tensor) -> None:
         """Log the parts of the loss; `loss` also shows in the progress bar."""
         for name, value in losses.items():
@@ -212,7 +226,9 @@ class Method(LightningModule):
 
     def settings(self) -> dict[str, Any]:
         """The constructor arguments as JSON values."""
-        return {name: to_plain(value) for name, value in self.hparams.items()}
+        # A method derived from another one also finds its parent's arguments among the hyperparameters.
+        known = constructor_arguments(type(self))
+        return {name: to_plain(value) for name, value in self.hparams.items() if name in known}
 
     def checkpoint(self) -> Checkpoint:
         return Checkpoint(type(self).__name__, self.settings(), self.extras(), dict(self.state_dict()))
@@ -245,6 +261,11 @@ class Method(LightningModule):
         self.load_weights(self.published_state(read_foreign(Path(path))), Path(path))
 
     def load_weights(self, state: Mapping[str, Tensor], path: Path) -> None:
+        self.check_weights(state, path)
+        self.load_state_dict(dict(state))
+
+    def check_weights(self, state: Mapping[str, Tensor], path: Path) -> None:
+        """Refuse a state dict whose names or shapes are not this method's."""
         expected = self.state_dict()
         missing, surplus = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
         if missing or surplus:
@@ -257,7 +278,6 @@ class Method(LightningModule):
                 raise CheckpointError(
                     f"{path}: {name} has the shape {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}"
                 )
-        self.load_state_dict(dict(state))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # The settings stand in config.yaml; a resume file holds tensors and plain values only, so that it can be read

@@ -21,6 +21,8 @@ from torch.optim.lr_scheduler import (
 from ommatid.errors import InputError, unknown
 
 Schedule = Literal["constant", "linear", "cosine", "onecycle", "inverse_sqrt", "step"]
+ENDLESS = ("constant", "inverse_sqrt")
+"""Schedules that need not know how long the run is."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Recipe:
     """Optimiser and schedule of one set of parameters.
 
     Attributes:
-        optimizer: any name that timm knows ("sgd", "adamw", "lamb", ...).
+        optimizer: any name that timm knows ("adamw", "lamb", ...); "sgd" has plain momentum as in torch, "nesterov"
+            Nesterov's.
         betas: Adam's; the optimiser's own where None.
         schedule: shape of the learning rate over the run. "inverse_sqrt" falls with the root of the step after the
             warm-up; "step" multiplies by `gamma` at each milestone.
@@ -103,7 +106,8 @@ def build_optimizer(phase: Phase) -> Optimizer:
     try:
         return create_optimizer_v2(
             params,
-            opt=recipe.optimizer,
+            # What timm calls "sgd" has Nesterov's momentum; papers mean torch's.
+            opt="momentum" if recipe.optimizer.lower() == "sgd" else recipe.optimizer,
             lr=recipe.lr,
             weight_decay=recipe.weight_decay,
             momentum=recipe.momentum,

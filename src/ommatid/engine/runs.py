@@ -21,6 +21,14 @@ from ommatid.engine.settings import json_text, read_yaml, to_plain
 from ommatid.errors import InputError
 
 PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy", "scikit-learn", "jsonargparse")
+ENTRIES: dict[str, tuple[type, str]] = {
+    "method": (str, "a name"),
+    "model": (dict, "a group of settings"),
+    "data": (dict, "a group of settings"),
+    "trainer": (dict, "a group of settings"),
+    "seed": (int, "a whole number"),
+}
+"""What the config.yaml of a run holds at least."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +89,12 @@ class RunDir:
             config = read_yaml(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: not readable as YAML ({type(error).__name__})") from error
-        if not isinstance(config, dict) or "method" not in config:
-            raise InputError(f"{path}: no entry 'method', expected the config.yaml of a run")
-        return config
+        for name, (kind, expected) in ENTRIES.items():
+            if not isinstance(config, dict) or name not in config:
+                raise InputError(f"{path}: no entry {name!r}, expected the config.yaml of a run")
+            if not isinstance(config[name], kind):
+                raise InputError(f"{path}: {name} is {config[name]!r}, expected {expected}")
+        return {"compile": False, **config}
 
     @rank_zero_only
     def write_json(self, name: str, content: Any) -> None:
@@ -222,6 +233,7 @@ def _curves(series: Mapping[str, list[tuple[float, float]]]) -> Any:
             if name.startswith(prefix):
                 axis.plot(*zip(*points, strict=True), label=name.removeprefix(prefix), linewidth=1.2)
         axis.set(xlabel="step", title=prefix.rstrip("/"))
-        axis.legend(fontsize=7)
+        # Many metrics make a legend that is higher than the picture: it must not push the curves out.
+        axis.legend(fontsize=6, ncols=1 + len(axis.lines) // 13).set_in_layout(False)
         axis.grid(alpha=0.3)
     return figure

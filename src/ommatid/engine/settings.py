@@ -38,24 +38,31 @@ def build(kind: type[T], settings: Mapping[str, Any]) -> T:
     Raises:
         InputError: an argument is unknown or missing, or its value is not of the annotated type.
     """
-    return kind(**_checked(kind.__name__, kind, constructor_arguments(kind), settings))
+    return kind(**checked(kind.__name__, kind, settings))
 
 
 def call(function: Callable[..., T], settings: Mapping[str, Any]) -> T:
     """The result of a function or bound method for plain settings, checked like those of `build`."""
-    return function(**_checked(function.__name__, function, arguments_of(function), settings))
+    return function(**checked(function.__name__, function, settings))
 
 
-def _checked(
-    label: str, function: Any, known: Mapping[str, inspect.Parameter], settings: Mapping[str, Any]
-) -> dict[str, Any]:
+def checked(label: str, function: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as the values that a class or function takes.
+
+    Args:
+        label: what the sentences of errors call the function.
+
+    Raises:
+        InputError: an argument is unknown or missing, or its value is not of the annotated type.
+    """
+    known = constructor_arguments(function) if inspect.isclass(function) else arguments_of(function)
     _check_names(label, {name: parameter.annotation for name, parameter in known.items()}, settings)
     for name, parameter in known.items():
         if parameter.default is inspect.Parameter.empty and name not in settings:
             raise InputError(f"{label} needs the argument {name!r}, which was not given")
     plain = {name: value for name, value in settings.items() if is_plain(value)}
     objects = {name: value for name, value in settings.items() if name not in plain}
-    return {**_parse(label, function, plain, set(objects)), **objects}
+    return {**_parse(label, function, plain, {name for name in known if name not in plain}), **objects}
 
 
 def _check_names(label: str, known: Mapping[str, Any], settings: Mapping[str, Any], prefix: str = "") -> None:
@@ -91,7 +98,9 @@ def _parse(label: str, function: Any, plain: Mapping[str, Any], skip: set[str | 
     if inspect.isclass(function):
         parser.add_class_arguments(function, "it", skip=skip, instantiate=False)
     else:
-        parser.add_function_arguments(function, "it", skip=skip)
+        # jsonargparse asks where to import a function from, which a bound method cannot tell.
+        plain_function = function.__func__ if inspect.ismethod(function) else function
+        parser.add_function_arguments(plain_function, "it", skip=skip | {"self"})
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             parsed = parser.instantiate(parser.parse_object({"it": dict(plain)}))
@@ -109,11 +118,21 @@ def one_sentence(message: str) -> str:
     """
     text = re.sub(r"\s+", " ", message.replace("Parser key ", "")).strip()
     text = re.sub(r"Group '\w+' does not accept option '([^']+)'", r"unknown argument '\1'", text)
-    return re.sub(
-        r'"(?:it\.)?([\w.]+)": Expected an? (?:<class \'(\w+)\'>|([^ ]+.*?))\. Got value: (.*)',
-        lambda found: f"{found[1]} must be {found[2] or found[3].replace('typing.', '')}, found {found[4]!r}",
+    text = re.sub(
+        r'"(?:it\.)?([\w.]+)": Does not validate .* Subtypes: \[(.*)\] Errors: .* Given value: (.*)',
+        lambda found: f"{found[1]} must be one of {_kinds(found[2])}, found {found[3]!r}",
         text,
     )
+    return re.sub(
+        r'"(?:it\.)?([\w.]+)": Expected an? (.*?)\. Got value: (.*)',
+        lambda found: f"{found[1]} must be {_kinds(found[2])}, found {found[3]!r}",
+        text,
+    )
+
+
+def _kinds(text: str) -> str:
+    """Types as a person writes them: without `<class ...>` and the modules they come from."""
+    return re.sub(r"<class '([\w.]+)'>", r"\1", text).replace("NoneType", "None").replace("typing.", "")
 
 
 def is_plain(value: Any) -> bool:

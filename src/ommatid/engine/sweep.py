@@ -8,13 +8,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
 from ommatid import __version__
 from ommatid.engine.checkpoint import write_aside
-from ommatid.errors import InputError, MissingDependency
+from ommatid.engine.settings import json_text
+from ommatid.errors import InputError, MissingDependency, OmmatidError
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,8 @@ def _in_processes(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Ou
     if not jobs:
         return
     # A fresh process for every job: its peak memory is its own, and no state leaks from one arm into the next.
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+    context = fresh_processes(sorted({job.method.partition(":")[0] for job in jobs}))
+    with ProcessPoolExecutor(processes, mp_context=context, max_tasks_per_child=1) as pool:
         futures = {pool.submit(_single_threaded, job): job for job in jobs}
         try:
             for future in as_completed(futures):
@@ -143,6 +146,15 @@ def _in_processes(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Ou
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def fresh_processes(modules: Sequence[str]) -> BaseContext:
+    """A context whose processes share no state with this one; where the system can, they come with modules imported."""
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload(list(modules))
+    return context
 
 
 def _single_threaded(job: Job) -> Outcome:
@@ -166,23 +178,36 @@ def _on_cluster(jobs: Sequence[Job], address: str) -> Iterator[tuple[Job, Outcom
     pending = {remote.remote(job): job for job in jobs}
     while pending:
         (done,), _ = ray.wait(list(pending), num_returns=1)
-        yield pending.pop(done), ray.get(done)
+        try:
+            outcome = ray.get(done)
+        except ray.exceptions.RayTaskError as error:
+            if not isinstance(error.cause, OmmatidError):
+                raise
+            # Ray's own message is the worker's whole traceback.
+            raise error.cause from None
+        yield pending.pop(done), outcome
 
 
 def _keep(path: Path, job: Job, outcome: Outcome) -> None:
     content = {"job": asdict(job), "outcome": asdict(outcome)}
-    write_aside(path, lambda aside: aside.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8"))
+    write_aside(path, lambda aside: aside.write_text(json_text(content), encoding="utf-8"))
 
 
 def _read_outcome(path: Path) -> Outcome | None:
     try:
-        return Outcome(**json.loads(path.read_text(encoding="utf-8"))["outcome"])
+        kept = json.loads(path.read_text(encoding="utf-8"))["outcome"]
+        return Outcome(_numbers(kept.pop("metrics")), _numbers(kept.pop("read_outs")), **kept)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path}: not a result that ommatid kept ({error!r}); delete the file to run it again"
         ) from error
+
+
+def _numbers(values: Mapping[str, float | None]) -> dict[str, float]:
+    """JSON has no NaN: what was not measured is null there."""
+    return {name: float("nan") if value is None else value for name, value in values.items()}
 
 
 def _devices(trainer: Mapping[str, Any]) -> dict[str, Any]:

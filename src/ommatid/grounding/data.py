@@ -238,14 +238,11 @@ def make_sample(
     subsets: dict[str, bool] | None = None,
 ) -> GroundingSample:
     """A query and its clip features as a method sees them: pooled video, word indices, times in [0, 1]."""
-    words = vocabulary.encode(query.sentence, max_words)
-    if not len(words):
-        raise InputError(f"query {query.qid}: the sentence {query.sentence!r} has no words")
     nan = float("nan")
     start, end = query.span or (nan, nan)
     return GroundingSample(
         video=pool_to_length(features, steps, keep_short=True),
-        words=words,
+        words=vocabulary.encode(query.sentence, max_words),
         duration=query.duration,
         span=(start / query.duration, end / query.duration),
         glance=nan if query.glance is None else query.glance / query.duration,

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ommatid.data.text import Vocabulary
+from ommatid.data.text import Vocabulary, tokenize
 from ommatid.data.video import SUFFIXES, read_clips
 from ommatid.engine.data import DataModule
 from ommatid.engine.method import Method
@@ -136,7 +136,9 @@ class Grounder(Method):
     # -- prediction --
 
     @torch.no_grad()
-    def predict(self, video: Path, sentence: str, duration: float | None = None, top: int = 5) -> GroundedSentence:
+    def predict(
+        self, video: str | Path, sentence: str, duration: float | None = None, top: int = 5
+    ) -> GroundedSentence:
         """The moments of your own video that a sentence describes.
 
         Args:
@@ -156,6 +158,8 @@ class Grounder(Method):
             )
         if top < 1:
             raise InputError(f"top must be at least 1, found {top}")
+        if not tokenize(sentence):
+            raise InputError(f"sentence {sentence!r}: has no words, expected a description of a moment")
         query = Query(qid="0", vid=str(video), sentence=sentence, duration=seconds)
         sample = make_sample(query, features, self.vocabulary, self.steps, self.max_words, index=0)
         if bool((sample.words == 1).all()):
@@ -168,7 +172,8 @@ class Grounder(Method):
 
     def exportable(self) -> tuple[nn.Module, tuple[Tensor, ...], tuple[str, ...], tuple[str, ...]]:
         """A plain-tensor network, example inputs, and the names of inputs and outputs."""
-        steps, words = max(self.steps, 2), 8
+        # Sizes are fixed in the exported graph; what is shorter is padded.
+        steps, words = max(self.steps, 2), self.max_words or 20
         example = (
             torch.rand(1, steps, int(self.hparams.feature_dim), generator=torch.Generator().manual_seed(0)),
             torch.ones(1, steps, dtype=torch.bool),

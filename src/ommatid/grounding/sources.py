@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from ommatid.data.features import FeatureStore
 from ommatid.data.text import Vocabulary, read_glove, tokenize
 from ommatid.data.video import Extractor
 from ommatid.data.worlds.grounding import GroundingWorld, WorldQuery
+from ommatid.engine.settings import build
 from ommatid.errors import InputError
 from ommatid.grounding.formats import detect_format, hold_out, read_annotations
 from ommatid.grounding.task import Query
@@ -77,9 +79,11 @@ class WorldSource:
             )
         if "val" not in splits:
             splits["train"], splits["val"] = hold_out(splits["train"], VAL_FRACTION, self.world.settings.seed)
-        if self.world.view in ("glance", "unsupervised"):
-            # Spans are withheld from training only: without them in val and test nothing could be scored.
+        # Withheld from training only: without them in val and test nothing could be scored.
+        if self.world.view == "glance":
             splits["train"] = [replace(query, span=None) for query in splits["train"]]
+        elif self.world.view == "unsupervised":
+            splits["train"] = [_unpaired(query) for query in splits["train"]]
         return splits
 
     def store(self) -> MemoryStore:
@@ -168,11 +172,13 @@ class FolderSource:
         path = beside / "extractor.json"
         if not path.is_file():
             return None
-        known = {field.name for field in fields(Extractor)}
         settings = _read_json(path, "the settings of an extractor")
-        if not isinstance(settings, dict) or not set(settings) <= known:
-            raise InputError(f"{path}: expected one JSON object with the keys {', '.join(sorted(known))}")
-        return settings
+        if not isinstance(settings, dict):
+            raise InputError(f"{path}: found a {type(settings).__name__}, expected the settings of an extractor")
+        try:
+            return asdict(build(Extractor, settings))
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
 
 
 def _read_json(path: Path, expected: str) -> Any:
@@ -210,6 +216,11 @@ def _from_world(query: WorldQuery, duration: float, part: str) -> Query:
             **({} if part in ("train", "val", "test") else {"part": part}),
         },
     )
+
+
+def _unpaired(query: Query) -> Query:
+    """The sentence alone, as the files of an unsupervised set have it."""
+    return Query(query.qid, "", query.sentence, math.nan, group=query.qid)
 
 
 def _in_part(query: Query, part: str) -> Query:

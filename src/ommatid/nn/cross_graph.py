@@ -88,7 +88,10 @@ def message_by_sender(
     receiver_mask: Bool[Tensor, "batch to"],
 ) -> Float[Tensor, "batch to dim"]:
     """What each node receives, with weights that sum to one over the senders (E4); similarities are not scaled."""
-    return F.scaled_dot_product_attention(receiver, sender, content, attn_mask=sender_mask[:, None], scale=1.0)
+    # One head: exporters know attention with a head axis only.
+    receiver, sender, content = receiver[:, None], sender[:, None], content[:, None]
+    mask = sender_mask[:, None, None]
+    return F.scaled_dot_product_attention(receiver, sender, content, attn_mask=mask, scale=1.0)[:, 0]
 
 
 def message_by_receiver(

@@ -42,6 +42,7 @@ class ImageClassifier(Method):
 
     def align(self, data: DataModule) -> None:
         assert isinstance(data, ImageData)
+        data.use(int(self.hparams.image_size), int(self.hparams.channels))
         if self.class_names and list(data.class_names) != self.class_names:
             raise InputError(
                 f"the data have the classes {data.class_names[:5]}..., this checkpoint was trained on "
@@ -64,7 +65,7 @@ class ImageClassifier(Method):
         return {"top1": hits[:, 0].float(), "top5": hits.any(dim=1).float()}
 
     @torch.no_grad()
-    def predict(self, image: Path, top: int = 5) -> Classification:
+    def predict(self, image: str | Path, top: int = 5) -> Classification:
         """The classes of your own image, most probable first.
 
         Args:

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ommatid.engine.checkpoint import write_aside
+from ommatid.engine.checkpoint import Checkpoint, write_aside
 from ommatid.engine.claim import Arm, Claim, Criterion
 from ommatid.engine.data import DataModule
 from ommatid.engine.method import frozen
@@ -51,11 +51,16 @@ class CMI(ImageClassifier):
             teacher.
         teacher_weights: file of the teacher's weights. Without it the teacher is first trained on the data's training
             split, `teacher_steps` updates; the student never sees that split.
+        teacher_steps: updates of a teacher that has no weights yet.
         student_width: multiplies the student's channels.
+        latent_dim, generator_channels: of the generator; its widest layer has twice so many channels.
+        head_dim: width of the projection head's output, in which the contrast is measured (E7).
         rounds_per_epoch, kd_steps: an epoch synthesises so many batches, each followed by so many student updates.
         generator_steps: iterations of the inversion of one batch (E9).
         synthesis_batch, kd_batch: images synthesised at once, and images per student update.
         bn_weight, class_weight, adversarial_weight, contrastive_weight: of E2, E3, E4, E8.
+        kd_temperature: of the distillation's soft targets (E10).
+        contrastive_temperature: of the similarities (E8).
         bank_size, negatives: features kept of earlier images, and how many of them each iteration is compared with.
         feature_layers: patterns of the layers whose inputs are the features (E6); all batch norms where None. For a
             ResNet with many batch norms use its stages.
@@ -63,6 +68,7 @@ class CMI(ImageClassifier):
         synthesis: "inverted" images are the method; "noise" images are the floor that it must beat.
         pool_rounds: rounds whose images the pool can hold; older images give way.
         initial_pool: `recovered.npz` of an earlier run, to start from a pre-inverted pool.
+        recipe, generator_recipe: optimiser and schedule of the student, and of generator and projection head.
     """
 
     several_optimizers = True
@@ -264,6 +270,7 @@ class CMI(ImageClassifier):
                 flip=self.hparams.flip,
             )
             self.teacher.requires_grad_(False)
+            self.teacher_is_trained = True
 
     def _feature_dim(self) -> int:
         """Width of E6, from one dry run."""
@@ -284,6 +291,25 @@ class CMI(ImageClassifier):
         network, prefix = network_of(self.teacher)
         teacher = published_classifier(state, network)
         return {**self.state_dict(), **{f"teacher.{prefix}{name}": tensor for name, tensor in teacher.items()}}
+
+    # -- checkpoints and export --
+
+    def exportable(self) -> tuple[nn.Module, tuple[Tensor, ...], tuple[str, ...], tuple[str, ...]]:
+        """The student alone: teacher, memory bank and recovered images stay behind."""
+        _, example, inputs, outputs = super().exportable()
+        return self.student, example, inputs, outputs
+
+    def checkpoint(self) -> Checkpoint:
+        """What the files gave stands among the weights; they need not exist any more when the checkpoint is loaded."""
+        written = super().checkpoint()
+        return replace(written, settings={**written.settings, "teacher_weights": None, "initial_pool": None})
+
+    def extras(self) -> dict[str, Any]:
+        return {**super().extras(), "teacher_is_trained": self.teacher_is_trained}
+
+    def restore_extras(self, extras: dict[str, Any]) -> None:
+        super().restore_extras(extras)
+        self.teacher_is_trained = extras["teacher_is_trained"]
 
     # -- what came of it --
 
@@ -414,7 +440,7 @@ def read_pool(path: Path, shape: tuple[int, ...]) -> Tensor:
     try:
         with np.load(path, allow_pickle=False) as file:
             images = file["images"]
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # parsers of damaged archives leak errors of zipfile, zlib and many more
         raise InputError(f"{path}: not a readable pool, expected an .npz file with 'images'") from error
     if images.dtype != np.uint8 or images.shape[1:] != shape:
         raise InputError(f"{path}: found images {images.dtype}{images.shape[1:]}, expected uint8{shape}")
@@ -434,7 +460,7 @@ _BUDGET: dict[str, Any] = {
     "model": CMI.embedded["model"],
     "data": CMI.embedded["data"],
     "trainer": CMI.embedded["trainer"],
-    "tuning": {"generator_recipe.lr": (2e-3, 5e-3, 1e-2)},
+    "tuning": {"generator_recipe.lr": (1e-3, 2e-3, 5e-3, 1e-2)},
     "tuning_metric": "top1",
     "shown": ("top1", "nearest_similarity", "mean_similarity", "class_entropy", "teacher_top1"),
 }

@@ -54,11 +54,24 @@ class ImageData(DataModule):
         """train, val and test; what the data set itself does not have is cut from its training part, class by class."""
         read = self._reader()
         found = {split: images for split in ("train", "val", "test") if (images := read(split)) is not None}
+        self._check_channels(found["train"])
         if "test" not in found:
             found["train"], found["test"] = _divide(found["train"], 0.2, "test")
         if "val" not in found:
             found["train"], found["val"] = _divide(found["train"], self.val_fraction, "val")
         return found
+
+    def use(self, size: int, channels: int) -> None:
+        """Give images as a trained method expects them.
+
+        Raises:
+            InputError: the data set has images of another size or number of channels and cannot change them.
+        """
+        if (size, channels) != (self._size, self.channels):
+            self._size, self.channels = size, channels
+            self.__dict__.pop("sets", None)
+        if self.size != size:
+            raise InputError(f"the data have images of {self.size} pixels, this checkpoint was trained on {size}")
 
     @property
     def class_names(self) -> list[str]:
@@ -105,6 +118,12 @@ class ImageData(DataModule):
         sizes = {split: len(images) for split, images in self.sets.items()}
         name = f"{Path(self.root).name} ({self._format()})" if self.root else "digits (UCI, scikit-learn)"
         return {"name": name, "images": sizes, "classes": len(self.class_names), "size": self.size}
+
+    def _check_channels(self, images: ImageSet) -> None:
+        if (found := len(images[0][0])) != self.channels:
+            raise InputError(
+                f"{self.root}: images have {found} channels, expected {self.channels}; give --data.channels {found}"
+            )
 
     def _format(self) -> str:
         return detect_image_format(Path(str(self.root))) if self.format == "auto" else self.format

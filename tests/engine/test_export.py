@@ -1,0 +1,135 @@
+"""An exported program gives the method's numbers, or is not handed out."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from engine.toy import DIM, Toy
+from ommatid import api, catalogue
+from ommatid.engine import export
+from ommatid.engine.export import TOLERANCE, export_method
+from ommatid.errors import InputError, MissingDependency
+
+TINY = {
+    "cmi": {"teacher": "digits_cnn", "student": "digits_cnn", "image_size": 16, "generator_channels": 8},
+    "mgsl-net": {"feature_dim": 6, "word_dim": 5, "vocabulary_size": 9, "hidden_dim": 8, "video_dim": 8},
+}
+METHODS = catalogue.names()
+
+
+class Exported(Toy):
+    """The line as a plain network."""
+
+    def exportable(self):
+        return self.line, (torch.rand(4, DIM, generator=torch.Generator().manual_seed(0)),), ("inputs",), ("value",)
+
+
+def tiny(name: str):
+    return api.create(name, **TINY.get(name, {})).eval()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_torch_program_gives_the_numbers_of_the_method(name, tmp_path):
+    method, path = tiny(name), tmp_path / "method.pt2"
+    assert export_method(method, path, "torch") <= TOLERANCE
+    network, inputs, _, names = method.exportable()
+    with torch.no_grad():
+        wanted = export._tuple(network(*inputs))
+        found = export._tuple(torch.export.load(path).module()(*inputs))
+    assert len(found) == len(names)
+    for ours, theirs in zip(wanted, found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_onnx_program_gives_the_numbers_of_the_method(name, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX is not installed: pip install 'ommatid[export]'")
+    method, path = tiny(name), tmp_path / "method.onnx"
+    assert export_method(method, path, "onnx") <= TOLERANCE
+    network, inputs, input_names, output_names = method.exportable()
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert [output.name for output in session.get_outputs()] == list(output_names)
+    assert {given.name for given in session.get_inputs()} <= set(input_names)
+    wanted = {given.name for given in session.get_inputs()}
+    feeds = {name: tensor.numpy() for name, tensor in zip(input_names, inputs, strict=True) if name in wanted}
+    with torch.no_grad():
+        expected = export._tuple(network(*inputs))
+    for ours, theirs in zip(expected, session.run(None, feeds), strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("format", ["torch", "onnx"])
+def test_a_program_that_differs_is_reported_and_not_left(tmp_path, monkeypatch, format):
+    path = tmp_path / "method.out"
+
+    def wrong(network, inputs, *_):
+        path.write_text("a program")
+        return (network(*inputs) + 0.5,)
+
+    monkeypatch.setattr(export, f"_to_{format}", wrong)
+    with pytest.raises(InputError, match=r"differs from the method by 5.00e-01, expected 0.001") as caught:
+        export_method(Exported(), path, format)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert not path.exists()
+
+
+def test_a_program_of_another_shape_or_of_nan_is_reported(tmp_path, monkeypatch):
+    for answer in (torch.full((4, 1), float("nan")), torch.zeros(3, 1), torch.zeros(4, 2)):
+        monkeypatch.setattr(export, "_to_torch", lambda *_, answer=answer: (answer,))
+        with pytest.raises(InputError, match="differs from the method"):
+            export_method(Exported(), tmp_path / "method.pt2", "torch")
+
+
+def test_infinite_scores_that_agree_do_not_differ(tmp_path):
+    """Masked steps score minus infinity, in both programs."""
+
+    class Masking(torch.nn.Module):
+        def forward(self, inputs):
+            return inputs.masked_fill(inputs > 0.5, float("-inf"))
+
+    class Masked(Exported):
+        def exportable(self):
+            return Masking(), *super().exportable()[1:]
+
+    assert export_method(Masked(), tmp_path / "method.pt2", "torch") == 0
+
+
+def test_equal_scores_keep_their_order_in_onnx(tmp_path):
+    pytest.importorskip("onnxruntime", reason="ONNX is not installed: pip install 'ommatid[export]'")
+
+    class Sorting(torch.nn.Module):
+        def forward(self, inputs):
+            scores = (inputs * 3).round()
+            return scores.sort(dim=1, descending=True, stable=True).indices, scores.sort(dim=-1, stable=True).indices
+
+    class Sorted(Exported):
+        def exportable(self):
+            return Sorting(), (torch.rand(4, 40, generator=torch.Generator().manual_seed(0)),), ("inputs",), ("a", "b")
+
+    assert export_method(Sorted(), tmp_path / "method.onnx", "onnx") == 0
+
+
+def test_what_onnx_cannot_say_is_answered_in_one_sentence(tmp_path):
+    pytest.importorskip("onnxruntime", reason="ONNX is not installed: pip install 'ommatid[export]'")
+
+    class Strange(torch.nn.Module):
+        def forward(self, inputs):
+            return torch.linalg.lstsq(inputs, inputs).solution
+
+    class Unwritable(Exported):
+        def exportable(self):
+            return Strange(), *super().exportable()[1:]
+
+    with pytest.raises(InputError, match=r"cannot be written as ONNX .*lstsq.*, expected --format torch") as caught:
+        export_method(Unwritable(), tmp_path / "method.onnx", "onnx")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_onnx_without_its_packages_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingDependency, match=r"pip install 'ommatid\[export\]'"):
+        export_method(Exported(), tmp_path / "method.onnx", "onnx")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,223 @@
+"""Embedded sets on disk, and what is said about a user's."""
+
+import json
+import shutil
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ommatid import datasets
+from ommatid.data import video as reading
+from ommatid.errors import InputError
+
+
+def ask(**arguments) -> Namespace:
+    return Namespace(**{"json": True, "format": None, "view": None, "seed": 0, **arguments})
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    """A small folder of images, two classes."""
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for number in range(8):
+                Image.fromarray(np.full((8, 8, 3), 9 * number, dtype=np.uint8)).save(folder / f"{number}.png")
+    return tmp_path / "images"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    from ommatid.data.worlds.grounding import GroundingWorld
+
+    root = tmp_path_factory.mktemp("data") / "world"
+    GroundingWorld(train_videos=3, val_videos=2, test_videos=2).write(root)
+    return root
+
+
+def checked(capsys, root: Path, format: str = "auto") -> tuple[int, dict]:
+    code = datasets.check(ask(root=str(root), format=format))
+    return code, json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+
+
+# -- make --
+
+
+def test_digits_become_a_folder_of_images_that_checks_clean(tmp_path, capsys):
+    root = tmp_path / "digits"
+    assert datasets.make(ask(name="digits", out=str(root))) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["counts"]["train"] == len(list(root.glob("train/*/*.png"))) > 500
+    assert len(list((root / "test").iterdir())) == 10
+    with pytest.raises(InputError, match="the folder is not empty, expected a new one"):
+        datasets.make(ask(name="digits", out=str(root)))
+
+
+def test_the_world_is_written_and_checks_clean(tmp_path, capsys, monkeypatch):
+    from ommatid.data.worlds import grounding
+
+    small = grounding.GroundingWorld(train_videos=3, val_videos=2, test_videos=2)
+    asked = []
+    monkeypatch.setattr(grounding, "GroundingWorld", lambda **given: asked.append(given) or small)
+    root = tmp_path / "world"
+    assert datasets.make(ask(name="world-grounding", out=str(root), seed=3)) == 0
+    assert json.loads(capsys.readouterr().out)["view"] == "standard"
+    assert asked == [{"view": "standard", "seed": 3}]
+    code, found = checked(capsys, root)
+    assert (code, found["faults"], found["records"]) == (0, 0, [])
+    assert found["splits"]
+
+
+def test_unknown_names_are_answered_with_the_nearest(tmp_path):
+    with pytest.raises(InputError, match="unknown embedded data set 'digit': did you mean 'digits'"):
+        datasets.make(ask(name="digit", out=str(tmp_path / "x")))
+    with pytest.raises(InputError, match="unknown format of digits 'foldr': did you mean 'folder'"):
+        datasets.make(ask(name="digits", out=str(tmp_path / "x"), format="foldr"))
+    with pytest.raises(InputError, match="unknown"):
+        datasets.make(ask(name="world-grounding", out=str(tmp_path / "x"), view="standart"))
+    assert not (tmp_path / "x").exists()
+
+
+# -- check --
+
+
+def test_a_clean_set_of_images(images, capsys):
+    code, found = checked(capsys, images)
+    assert (code, found["format"], found["faults"]) == (0, "folder", 0)
+    assert sum(split["images"] for split in found["splits"].values()) == 32
+
+
+def test_every_broken_image_is_reported(images, capsys):
+    for name in ("train/cat/1.png", "test/dog/2.png"):
+        (images / name).write_bytes((images / name).read_bytes()[:40])
+    code, found = checked(capsys, images)
+    assert code == 1
+    assert found["faults"] == 2
+    told = json.dumps(found["records"])
+    assert "1.png" in told
+    assert "2.png" in told
+
+
+def test_every_unusable_video_is_reported(world, tmp_path, capsys):
+    root = tmp_path / "world"
+    shutil.copytree(world, root)
+    assert checked(capsys, root)[0] == 0
+    damaged, *_, missing = sorted(root.glob("features/*.npy"))
+    missing.unlink()
+    array = np.load(damaged)
+    array[0, 0] = np.nan
+    np.save(damaged, array)
+    code, found = checked(capsys, root)
+    assert code == 1
+    assert found["faults"] == found["not_mended"] == 2
+    assert [record["record"] for record in found["records"]] == [f"video {path.stem}" for path in (damaged, missing)]
+
+
+def test_what_cannot_be_checked_is_said(tmp_path, images):
+    with pytest.raises(InputError, match="no such folder, expected a data set"):
+        datasets.check(ask(root=str(tmp_path / "none"), format="auto"))
+    with pytest.raises(InputError, match="unknown format 'foldr': did you mean 'folder'"):
+        datasets.check(ask(root=str(images), format="foldr"))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(InputError, match=str(empty)):
+        datasets.check(ask(root=str(empty), format="auto"))
+
+
+def test_a_person_reads_faults_as_lines(images, capsys):
+    (images / "train/cat/1.png").write_bytes(b"no image")
+    assert datasets.check(ask(root=str(images), format="folder", json=False)) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert "1.png" in lines[0]
+    assert any("1 faults, 0 of them mended" in line for line in lines)
+
+
+# -- features --
+
+
+class Eyes:
+    """An extractor that sees the file's size."""
+
+    def __init__(self, backbone: str, weights: str | None, fps: float) -> None:
+        self.backbone, self.weights, self.fps = backbone, weights, fps
+
+    def __call__(self, path: Path):
+        import torch
+
+        if "broken" in path.stem:
+            raise InputError(f"{path}: not a readable video")
+        return torch.full((3, 4), float(path.stat().st_size)), 1.5
+
+    def write(self, folder: Path) -> None:
+        (folder / "extractor.json").write_text(json.dumps(vars(self)))
+
+
+@pytest.fixture
+def videos(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(reading, "Extractor", Eyes)
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name in ("b.mp4", "a.mp4", "notes.txt"):
+        (folder / name).write_bytes(b"x" * len(name))
+    return folder
+
+
+def take(videos: Path, out: Path, **changes) -> Namespace:
+    return ask(**{"videos": str(videos), "out": str(out), "backbone": "net", "weights": None, "fps": 2.0, **changes})
+
+
+def test_features_of_every_video_with_its_duration(videos, tmp_path, capsys):
+    out = tmp_path / "features"
+    assert datasets.features(take(videos, out)) == 0
+    assert json.loads(capsys.readouterr().out) == {"out": str(out), "videos": 2, "clips": 6}
+    assert np.load(out / "a.npy").shape == (3, 4)
+    assert json.loads((out / "durations.json").read_text()) == {"a": 1.5, "b": 1.5}
+    assert json.loads((out / "extractor.json").read_text())["backbone"] == "net"
+
+
+def test_an_interrupted_extraction_goes_on_where_it_was(videos, tmp_path, capsys):
+    out = tmp_path / "features"
+    (videos / "broken.mp4").write_bytes(b"")
+    with pytest.raises(InputError, match="broken"):
+        datasets.features(take(videos, out))
+    assert (out / "b.npy").is_file()
+    before = (out / "a.npy").stat().st_mtime_ns
+    (videos / "broken.mp4").unlink()
+    datasets.features(take(videos, out))
+    assert (out / "a.npy").stat().st_mtime_ns == before
+
+
+def test_an_interrupted_folder_takes_no_features_of_another_extractor(videos, tmp_path):
+    out = tmp_path / "features"
+    (videos / "broken.mp4").write_bytes(b"")
+    with pytest.raises(InputError, match="broken"):
+        datasets.features(take(videos, out))
+    with pytest.raises(InputError, match=r"holds features of .* expected the same settings or another folder"):
+        datasets.features(take(videos, out, backbone="other"))
+
+
+def test_features_of_one_video_file(videos, tmp_path):
+    datasets.features(take(videos / "a.mp4", tmp_path / "features"))
+    assert {path.name for path in (tmp_path / "features").glob("*.npy")} == {"a.npy"}
+
+
+def test_what_holds_no_videos_is_said(videos, tmp_path):
+    with pytest.raises(InputError, match="no such video or folder of videos"):
+        datasets.features(take(tmp_path / "none", tmp_path / "out"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no videos, expected files ending in"):
+        datasets.features(take(tmp_path / "empty", tmp_path / "out"))
+
+
+@pytest.mark.parametrize("name", ["extractor.json", "durations.json", "feature_shapes.json"])
+@pytest.mark.parametrize("content", ["{", "[1]", "3"])
+def test_a_damaged_table_of_an_earlier_extraction_is_said(videos, tmp_path, name, content):
+    out = tmp_path / "features"
+    datasets.features(take(videos, out))
+    (out / name).write_text(content)
+    with pytest.raises(InputError, match=name):
+        datasets.features(take(videos, out))

@@ -170,7 +170,10 @@ def test_curves_are_a_picture_of_losses_and_metrics(run):
     both = Image.open(path)
     assert both.format == "PNG"
     run.metrics.write_text("step,train/loss\n0,1\n1,2\n")
-    assert Image.open(run.draw_curves()).width < both.width
+    alone = Image.open(run.draw_curves())
+    assert alone.width < both.width
+    run.metrics.write_text("step,train/loss,val/rare/top1\n0,1,0\n1,2,1\n")
+    assert Image.open(run.draw_curves()).tobytes() == alone.tobytes()
 
 
 def test_no_metrics_no_curves(run):

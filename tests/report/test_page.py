@@ -189,7 +189,7 @@ def test_a_claims_report_has_a_section_a_claim_with_verdict_effects_arms_and_tun
     text = write_report(tmp_path).read_text()
     outline = Outline(text)
     assert text.count("<section>") == 2
-    assert "2 claims: 1 holds, 1 does not hold." in outline.words
+    assert "2 claims: holds 1, does not hold 1." in outline.words
     expected = (
         "even so",
         "[-0.0050, +0.0450]",

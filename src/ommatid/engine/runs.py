@@ -102,9 +102,9 @@ class RunDir:
         write_aside(self.path / name, lambda aside: aside.write_text(json_text(content), encoding="utf-8"))
 
     def draw_curves(self) -> Path | None:
-        """Training loss and validation metrics over steps, from metrics.csv."""
+        """Training losses and validation metrics over steps, from metrics.csv; metrics of subsets are left out."""
         series = read_series(self.metrics)
-        shown = {name: points for name, points in series.items() if name.startswith(("train/", "val/"))}
+        shown = {name: points for name, points in series.items() if name.split("/")[:-1] in (["train"], ["val"])}
         if not shown:
             return None
         figure = _curves(shown)

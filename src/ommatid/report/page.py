@@ -250,7 +250,7 @@ def _claims_page(records: Sequence[Mapping[str, Any]]) -> Page:
         verdict: sum(record["verdict"] == verdict for record in records)
         for verdict in ("holds", "undecided", "does not hold")
     }
-    summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    summary = ", ".join(f"{verdict} {count}" for verdict, count in counts.items() if count)
     page = Page("Claims re-tested", f"{len(records)} claim{'s' if len(records) > 1 else ''}: {summary}.")
     for record in records:
         page.section(record["claim"])

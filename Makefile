@@ -4,6 +4,7 @@ BIN := .venv/bin
 
 # One thread for each of the test processes: more would only wait for each other.
 export OMP_NUM_THREADS := 1
+export NO_MKDOCS_2_WARNING := 1
 
 .PHONY: setup demo test lint docs bench clean
 

@@ -279,6 +279,7 @@ def test_comparison_has_a_column_a_method_and_a_value_a_seed(tmp_path, made_up):
     assert record["methods"]["cmi"]["seconds"] == [1.0, 2.0]
     assert record["methods"]["cmi"]["parameters"] == 100
     assert "chance" in record["baselines"]
+    assert json.loads((tmp_path / "comparison.json").read_text())["methods"] == record["methods"]
     assert [job.seed for job in made_up] == [0, 1]
     api.compare("cmi", seeds=3, folder=tmp_path)
     assert [job.seed for job in made_up] == [0, 1, 2]

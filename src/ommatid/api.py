@@ -234,7 +234,7 @@ def compare(
     """Train the methods of a field (or the named ones) on the same data, budget and seeds; one record with all numbers.
 
     Returns:
-        `data`, `methods` (name -> metrics and costs, one value a seed) and `baselines` (name -> metrics).
+        What `folder/comparison.json` holds: `data`, `methods` (name -> metrics and costs, one value a seed) and `baselines` (name -> metrics).
     """
     chosen = _chosen_methods(what)
     jobs: dict[str, list[Job]] = {}
@@ -249,12 +249,14 @@ def compare(
     first = method_class(chosen[0])
     module = build(first.data_module, plan(first, {}, data or {}, {})["data"])
     methods = {name: [outcomes[job.key] for job in group] for name, group in jobs.items()}
-    return {
+    record = {
         "data": module.describe(),
         "seeds": list(range(seeds)),
         "methods": {name: _costs(group) for name, group in methods.items()},
         "baselines": module.baselines("test"),
     }
+    RunDir(Path(folder)).write_json("comparison.json", record)
+    return record
 
 
 def _chosen_methods(what: str | Sequence[str]) -> list[str]:

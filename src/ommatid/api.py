@@ -234,7 +234,8 @@ def compare(
     """Train the methods of a field (or the named ones) on the same data, budget and seeds; one record with all numbers.
 
     Returns:
-        What `folder/comparison.json` holds: `data`, `methods` (name -> metrics and costs, one value a seed) and `baselines` (name -> metrics).
+        What `folder/comparison.json` holds: `data`, `methods` (name -> metrics and costs, one value a seed) and
+        `baselines` (name -> metrics).
     """
     chosen = _chosen_methods(what)
     jobs: dict[str, list[Job]] = {}

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.callbacks import Callback
 
 from engine.toy import Adversaries, Interrupted, PointData, Refusing, Toy
 from ommatid.engine import fit as fitting
 from ommatid.engine.fit import AveragedWeights, EpochSeed, KeepCheckpoints, evaluate, fit, make_trainer, quiet, seed
 from ommatid.engine.method import Method
+from ommatid.engine.progress import TrainingProgress
 from ommatid.engine.recipe import Recipe
 from ommatid.engine.runs import RunDir, read_series
 from ommatid.errors import CheckpointError, InputError
@@ -266,7 +267,7 @@ def test_options_reach_the_trainer_and_callbacks_are_added():
     trainer = make_trainer(make(recipe=AVERAGED), None, {"max_steps": 7, "callbacks": [watch]}, progress=True, seed=5)
     assert trainer.max_steps == 7
     kinds = {type(callback): callback for callback in trainer.callbacks}
-    assert {Watch, AveragedWeights, RichProgressBar, EpochSeed} <= kinds.keys()
+    assert {Watch, AveragedWeights, TrainingProgress, EpochSeed} <= kinds.keys()
     assert KeepCheckpoints not in kinds
     assert kinds[EpochSeed].seed == 5
 

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
-from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ommatid.engine.checkpoint import write_checkpoint
 from ommatid.engine.data import DataModule, epoch_seed
 from ommatid.engine.method import Method
+from ommatid.engine.progress import TrainingProgress
 from ommatid.engine.runs import CsvLog, RunDir
 from ommatid.engine.settings import checked, constructor_arguments
 from ommatid.errors import CheckpointError, InputError, unknown
@@ -175,7 +176,7 @@ def make_trainer(
     if averaged is not None:
         callbacks.append(averaged)
     if progress:
-        callbacks.append(RichProgressBar(leave=True))
+        callbacks.append(TrainingProgress())
     if run is not None:
         callbacks.append(KeepCheckpoints(run, averaged))
     callbacks.extend(options.pop("callbacks", None) or [])

@@ -308,6 +308,20 @@ def test_the_config_of_a_run_repeats_it(ask_json, runs, tmp_path):
         assert found["metrics"]["model"][name] == (pytest.approx(value) if value == value else None)
 
 
+def test_processes_of_one_training_share_a_run_folder_and_print_once(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "ommatid.cli", "train", "mgsl-net", *options("mgsl-net"), "--json", "--runs", tmp_path]
+        + ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    (run,) = (tmp_path / "mgsl-net").iterdir()
+    assert json.loads(done.stdout)["run"] == str(run)
+    assert {"config.yaml", "last.safetensors", "metrics.csv", "result.json"} <= {path.name for path in run.iterdir()}
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [

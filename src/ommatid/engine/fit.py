@@ -236,6 +236,8 @@ def quiet() -> Iterator[None]:
                 "ignore", message=".*number of training batches.*smaller than the logging interval.*"
             )
             warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
+            # Scores are gathered from all processes before their means are logged.
+            warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
             warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
             yield
     finally:

@@ -309,9 +309,10 @@ def test_the_config_of_a_run_repeats_it(ask_json, runs, tmp_path):
 
 
 def test_processes_of_one_training_share_a_run_folder_and_print_once(tmp_path):
+    two = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    words = ["train", "mgsl-net", *options("mgsl-net"), *two, "--json", "--runs", tmp_path]
     done = subprocess.run(
-        [sys.executable, "-m", "ommatid.cli", "train", "mgsl-net", *options("mgsl-net"), "--json", "--runs", tmp_path]
-        + ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"],
+        [sys.executable, "-m", "ommatid.cli", *words],
         capture_output=True,
         text=True,
         timeout=300,

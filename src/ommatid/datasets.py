@@ -9,6 +9,7 @@ from typing import Any
 from ommatid.engine.checkpoint import write_aside
 from ommatid.engine.settings import json_text, to_plain
 from ommatid.errors import InputError, unknown
+from ommatid.grounding.emotions import check_emotions, holds_emotions, read_emotions, summarise_emotions
 from ommatid.grounding.formats import FORMATS as GROUNDING_FORMATS
 from ommatid.grounding.formats import Fault, check_annotations, detect_format, read_annotations, summarise
 from ommatid.transfer.data import FORMATS as IMAGE_FORMATS
@@ -64,13 +65,15 @@ def check(arguments: Namespace) -> int:
     if not root.is_dir():
         raise InputError(f"{root}: no such folder, expected a data set")
     format = _detect(root) if arguments.format == "auto" else arguments.format
-    if format not in (*GROUNDING_FORMATS, *IMAGE_FORMATS):
-        raise unknown("format", format, [*GROUNDING_FORMATS, *IMAGE_FORMATS])
-    faults = list(_grounding_faults(root, format) if format in GROUNDING_FORMATS else _image_faults(root, format))
+    kinds = _kinds_of_data()
+    if format not in kinds:
+        raise unknown("format", format, kinds)
+    find_faults, summarise_splits = kinds[format]
+    faults = list(find_faults(root, format))
     broken = [fault for fault in faults if not fault.mended]
     summary: dict[str, Any] = {"root": str(root), "format": format, "faults": len(faults), "not_mended": len(broken)}
     if not broken:
-        summary |= _grounding_summary(root, format) if format in GROUNDING_FORMATS else _image_summary(root, format)
+        summary["splits"] = summarise_splits(root, format)
     lines = [str(fault) for fault in faults]
     lines.append(f"{root} ({format}): {len(faults)} faults, {len(faults) - len(broken)} of them mended on reading")
     lines += [f"  {name}: {_show(value)}" for name, value in summary.get("splits", {}).items()]
@@ -79,7 +82,18 @@ def check(arguments: Namespace) -> int:
     return 1 if faults else 0
 
 
+def _kinds_of_data() -> dict[str, tuple[Callable[[Path, str], Iterator[Fault]], Callable[[Path, str], dict[str, Any]]]]:
+    """For every format what finds its faults, and what counts its records."""
+    return {
+        **dict.fromkeys(GROUNDING_FORMATS, (_grounding_faults, _grounding_splits)),
+        **dict.fromkeys(IMAGE_FORMATS, (_image_faults, _image_splits)),
+        "emotion": (_emotion_faults, _emotion_splits),
+    }
+
+
 def _detect(root: Path) -> str:
+    if holds_emotions(root):
+        return "emotion"
     try:
         return detect_format(root)
     except InputError:
@@ -114,9 +128,16 @@ def _feature_faults(root: Path, format: str) -> Iterator[Fault]:
             yield Fault(str(root), f"video {vid}", str(error), "finite clip features (clips, channels)")
 
 
-def _grounding_summary(root: Path, format: str) -> dict[str, Any]:
-    splits = {split: vars(summarise(queries)) for split, queries in read_annotations(root, format).items()}
-    return {"splits": splits}
+def _grounding_splits(root: Path, format: str) -> dict[str, Any]:
+    return {split: vars(summarise(queries)) for split, queries in read_annotations(root, format).items()}
+
+
+def _emotion_faults(root: Path, format: str) -> Iterator[Fault]:
+    return check_emotions(root)
+
+
+def _emotion_splits(root: Path, format: str) -> dict[str, Any]:
+    return {split: summarise_emotions(clips) for split, clips in read_emotions(root).items()}
 
 
 def _image_faults(root: Path, format: str) -> Iterator[Fault]:
@@ -134,9 +155,9 @@ def _image_faults(root: Path, format: str) -> Iterator[Fault]:
                 yield Fault(str(root), f"{split} image {index}", str(error), "a readable image")
 
 
-def _image_summary(root: Path, format: str) -> dict[str, Any]:
+def _image_splits(root: Path, format: str) -> dict[str, Any]:
     sets = ImageData(str(root), format).sets
-    return {"splits": {split: {"images": len(images)} for split, images in sets.items()}}
+    return {split: {"images": len(images)} for split, images in sets.items()}
 
 
 def features(arguments: Namespace) -> int:

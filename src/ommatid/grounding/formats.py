@@ -129,7 +129,10 @@ def detect_format(root: str | Path) -> str:
             return format
     for name in ("test.json", "val.json", "train.json"):
         if name in names:
-            return "tacos" if b'"num_frames"' in read_bytes(root / name) else "activitynet"
+            content = read_bytes(root / name)
+            if b'"emo"' in content:
+                raise InputError(f"{root}: found emotions of clips, expected sentences with moments")
+            return "tacos" if b'"num_frames"' in content else "activitynet"
     found = ", ".join(sorted(names)[:5]) or "nothing"
     raise InputError(f"{root}: found {found}, expected the annotation files of one of {', '.join(FORMATS)}")
 

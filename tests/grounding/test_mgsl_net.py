@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from grounding.made import made_batch, silent, size
 from ommatid.engine.fit import fit
 from ommatid.engine.settings import build
 from ommatid.errors import InputError
@@ -17,7 +18,6 @@ from ommatid.grounding.mgsl_net import (
     published_graph_layer,
     published_memory,
 )
-from ommatid.grounding.task import GroundingBatch
 from ommatid.nn.slot_memory import SlotMemory
 
 SMALL = {"feature_dim": 6, "word_dim": 5, "vocabulary_size": 9, "hidden_dim": 8, "video_dim": 8, "memory_slots": 4}
@@ -28,12 +28,6 @@ def small(**settings):
     return silent(MGSLNet(**{**SMALL, "graph_layers": 1, "dropout": 0.0, **settings}))
 
 
-def silent(method):
-    """Without a trainer there is nothing to log to."""
-    method.report = lambda **_: None
-    return method
-
-
 @pytest.fixture(scope="module")
 def full():
     return silent(MGSLNet())
@@ -41,22 +35,7 @@ def full():
 
 @pytest.fixture
 def batch():
-    torch.manual_seed(1)
-    steps, words = torch.tensor([7, 4, 7]), torch.tensor([3, 5, 2])
-    return GroundingBatch(
-        video=torch.randn(3, 7, 6),
-        video_mask=torch.arange(7) < steps[:, None],
-        words=torch.randint(2, 9, (3, 5)),
-        word_mask=torch.arange(5) < words[:, None],
-        duration=torch.full((3,), 10.0),
-        span=torch.tensor([[0.1, 0.5], [0.4, 0.9], [0.0, 1.0]]),
-        glance=torch.full((3,), torch.nan),
-        query=torch.arange(3),
-    )
-
-
-def size(module):
-    return sum(parameter.numel() for parameter in module.parameters())
+    return made_batch()
 
 
 # --- the paper's sizes ---

@@ -5,13 +5,13 @@ import copy
 import pytest
 import torch
 
+from grounding.made import made_batch, silent, size
 from ommatid.engine.export import export_method
 from ommatid.engine.settings import build
 from ommatid.errors import InputError
 from ommatid.grounding.data import GroundingData
 from ommatid.grounding.metrics import temporal_iou
 from ommatid.grounding.tan import TAN2D, resample
-from ommatid.grounding.task import GroundingBatch
 from ommatid.grounding.timeindex import pool_to_length
 
 SMALL = {
@@ -36,30 +36,9 @@ def small(**settings):
     return silent(method)
 
 
-def silent(method):
-    """Without a trainer there is nothing to log to."""
-    method.report = lambda **_: None
-    return method
-
-
 @pytest.fixture
 def batch():
-    torch.manual_seed(1)
-    steps, words = torch.tensor([7, 4, 7]), torch.tensor([3, 5, 2])
-    return GroundingBatch(
-        video=torch.randn(3, 7, 6),
-        video_mask=torch.arange(7) < steps[:, None],
-        words=torch.randint(2, 9, (3, 5)),
-        word_mask=torch.arange(5) < words[:, None],
-        duration=torch.full((3,), 10.0),
-        span=torch.tensor([[0.1, 0.5], [0.4, 0.9], [0.0, 1.0]]),
-        glance=torch.full((3,), torch.nan),
-        query=torch.arange(3),
-    )
-
-
-def size(module):
-    return sum(parameter.numel() for parameter in module.parameters())
+    return made_batch()
 
 
 # --- the paper's sizes ---

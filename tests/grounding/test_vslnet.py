@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from grounding.made import STEPS, WORD_COUNTS, made_batch, silent, size
 from ommatid.engine.fit import fit
 from ommatid.engine.settings import build
 from ommatid.errors import InputError
 from ommatid.grounding.data import GroundingData
-from ommatid.grounding.task import GroundingBatch
 from ommatid.grounding.timeindex import seconds_to_steps
 from ommatid.grounding.vslnet import (
     IMPOSSIBLE,
@@ -38,7 +38,6 @@ SMALL = {
     "dropout": 0.0,
 }
 WORDS = ["a", "cat", "climbs", "extraordinarily", "the", "tree", "up"]
-STEPS, WORD_COUNTS = torch.tensor([7, 4, 7]), torch.tensor([3, 5, 2])
 
 
 def small(**settings):
@@ -49,30 +48,9 @@ def small(**settings):
     return method
 
 
-def silent(method):
-    """Without a trainer there is nothing to log to."""
-    method.report = lambda **_: None
-    return method
-
-
 @pytest.fixture
 def batch():
-    torch.manual_seed(1)
-    word_mask = torch.arange(5) < WORD_COUNTS[:, None]
-    return GroundingBatch(
-        video=torch.randn(3, 7, 6),
-        video_mask=torch.arange(7) < STEPS[:, None],
-        words=torch.randint(1, 9, (3, 5)) * word_mask,
-        word_mask=word_mask,
-        duration=torch.full((3,), 10.0),
-        span=torch.tensor([[0.1, 0.5], [0.4, 0.9], [0.0, 1.0]]),
-        glance=torch.full((3,), torch.nan),
-        query=torch.arange(3),
-    )
-
-
-def size(module):
-    return sum(parameter.numel() for parameter in module.parameters())
+    return made_batch(first_word=1)
 
 
 def located(method, batch):

@@ -1,7 +1,6 @@
 """Non-maximum suppression and region pooling against loops that follow their definitions literally."""
 
 import math
-import time
 
 import pytest
 import torch
@@ -89,14 +88,21 @@ def test_nms_of_many_boxes_needs_no_square_matrix():
     assert 0 < len(kept) < 2000
 
 
-def test_nms_of_two_thousand_boxes_is_quick():
+def test_nms_does_not_step_from_box_to_box():
+    """Its operations are counted: a loop over 2,000 boxes would need thousands."""
     boxes, scores = random_boxes(2000, 1000)
-    durations = []
-    for _ in range(5):
-        start = time.perf_counter()
-        nms(boxes, scores, 0.7)
-        durations.append(time.perf_counter() - start)
-    assert min(durations) < 0.1  # usually 0.015; the slack is for busy machines
+    count = 0
+
+    class Count(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal count
+            count += 1
+            return func(*args, **(kwargs or {}))
+
+    with Count():
+        kept = nms(boxes, scores, 0.7)
+    assert len(kept) > 1000
+    assert count < 1000
 
 
 def pool_one_by_one(features, rois, scale, bins_y, bins_x, ratio, aligned):

@@ -121,9 +121,9 @@ def resume(run: str | Path, *, trainer: Mapping[str, Any] | None = None, progres
 
 def _refuse_another_length(method: Method, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """A schedule was laid out for the whole run: with another end it would restart, or run out."""
+    bound = [phase.recipe.schedule for phase in method.phases().values() if phase.recipe.schedule not in ENDLESS]
     for name in ("max_epochs", "max_steps"):
-        bound = [phase.recipe.schedule for phase in method.phases().values() if phase.recipe.schedule not in ENDLESS]
-        if now.get(name) != before.get(name) and bound:
+        if bound and now.get(name) != before.get(name):
             raise InputError(
                 f"trainer.{name} is {now[name]}, but the schedule {bound[0]!r} of the run to resume was laid out for "
                 f"{before.get(name)}, expected the same"

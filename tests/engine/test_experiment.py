@@ -5,8 +5,7 @@ import math
 
 import pytest
 
-from engine.toy import Toy, toy_claim
-from ommatid.engine import sweep
+from engine.toy import Toy, run_here, toy_claim
 from ommatid.engine.claim import Arm, Criterion, measure_effect
 from ommatid.engine.experiment import Setup, run_claim
 from ommatid.engine.settings import json_text
@@ -18,7 +17,6 @@ ARMS = ("intercept", "none", "slow")
 @pytest.fixture
 def ran(monkeypatch):
     """Jobs that ran, in this process; what they measure is made up from their settings, at once."""
-    jobs: list[Job] = []
 
     def measure(job: Job) -> Outcome:
         recipe = job.model.get("recipe", {})
@@ -26,13 +24,7 @@ def ran(monkeypatch):
         metrics = {"error": error, "never": math.nan}
         return Outcome(metrics, {"slope": float(job.seed)}, seconds=0.5, peak_memory=100, parameters=4)
 
-    def run_here(waiting, processes):
-        for job in waiting:
-            jobs.append(job)
-            yield job, measure(job)
-
-    monkeypatch.setattr(sweep, "_in_processes", run_here)
-    return jobs
+    return run_here(monkeypatch, measure)
 
 
 def setup(folder, **changes) -> Setup:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.toy import Toy
+from engine.toy import Toy, run_here
 from ommatid.engine import sweep
 from ommatid.engine.sweep import Job, Outcome, locate, run_job, run_jobs, target_of
 from ommatid.errors import InputError, MissingDependency
@@ -22,15 +22,7 @@ def job(seed: int = 0, **settings) -> Job:
 @pytest.fixture
 def here(monkeypatch):
     """Jobs in this process, one after the other; the list of those that ran."""
-    ran: list[Job] = []
-
-    def run_here(jobs, processes):
-        for waiting in jobs:
-            ran.append(waiting)
-            yield waiting, run_job(waiting)
-
-    monkeypatch.setattr(sweep, "_in_processes", run_here)
-    return ran
+    return run_here(monkeypatch, run_job)
 
 
 def numbers(outcomes: dict[str, Outcome]) -> str:

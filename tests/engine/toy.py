@@ -1,5 +1,6 @@
 """The smallest methods that have everything a method can have; shared by the tests of the engine."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from ommatid.engine import sweep
 from ommatid.engine.batch import Batch
 from ommatid.engine.claim import Arm, Claim, Criterion
 from ommatid.engine.data import DataModule
 from ommatid.engine.method import Method, frozen
 from ommatid.engine.recipe import Phase, Recipe
+from ommatid.engine.sweep import Job, Outcome
 from ommatid.errors import InputError
 
 DIM = 3
@@ -186,3 +189,16 @@ def toy_claim(**changes: Any) -> Claim:
         "shown": ("error", "never"),
     }
     return Claim(**{**settings, **changes})
+
+
+def run_here(monkeypatch, measure: Callable[[Job], Outcome]) -> list[Job]:
+    """Let `run_jobs` measure in this process, one job after the other; the list of jobs that ran grows."""
+    ran: list[Job] = []
+
+    def one_by_one(jobs, processes):
+        for job in jobs:
+            ran.append(job)
+            yield job, measure(job)
+
+    monkeypatch.setattr(sweep, "_in_processes", one_by_one)
+    return ran

@@ -29,5 +29,14 @@ def silent(method):
     return method
 
 
+def learn_by_heart(method, batch, optimizer, steps: int):
+    """The best moment of each sample after so many updates on this one batch."""
+    for _ in range(steps):
+        optimizer.zero_grad()
+        method.training_step(batch, 0).backward()
+        optimizer.step()
+    return method.eval()(batch).spans[:, 0]
+
+
 def size(module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from grounding.made import STEPS, WORD_COUNTS, made_batch, silent, size
+from grounding.made import STEPS, WORD_COUNTS, learn_by_heart, made_batch, silent, size
 from ommatid.engine.fit import fit
 from ommatid.engine.settings import build
 from ommatid.errors import InputError
@@ -387,11 +387,7 @@ def test_a_video_longer_than_the_positions_is_refused(batch):
 def test_overfits_one_small_batch(batch, predictor):
     method = small(predictor=predictor, hidden_dim=16).train()
     optimizer = torch.optim.AdamW(method.parameters(), lr=1e-2)
-    for _ in range(60):
-        optimizer.zero_grad()
-        method.training_step(batch, 0).backward()
-        optimizer.step()
-    best = method.eval()(batch).spans[:, 0]
+    best = learn_by_heart(method, batch, optimizer, steps=60)
     moment = seconds_to_steps(batch.span, torch.ones(3), STEPS)
     expected = (moment + torch.tensor([0, 1])) / STEPS[:, None]
     torch.testing.assert_close(best, expected)

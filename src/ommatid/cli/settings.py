@@ -9,12 +9,6 @@ from ommatid import catalogue
 from ommatid.errors import InputError, unknown
 
 GROUPS = ("model", "data", "trainer")
-CONFIG_ENTRIES = {
-    "method": (str, "a name"),
-    **dict.fromkeys(GROUPS, (dict, "a group of settings")),
-    "seed": (int, "a whole number"),
-    "compile": (bool, "true or false"),
-}
 
 
 def split_settings(words: Sequence[str], groups: Sequence[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
@@ -113,7 +107,7 @@ def read_config(path: Path) -> Mapping[str, Any]:
     """
     import yaml
 
-    from ommatid.engine.settings import read_yaml
+    from ommatid.engine.settings import CONFIG_ENTRIES, read_yaml
 
     try:
         config = read_yaml(path.read_text(encoding="utf-8"))

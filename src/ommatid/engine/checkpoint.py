@@ -3,8 +3,9 @@
 import json
 import os
 import pickle
+import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,18 @@ def _parse_header(path: Path, text: str | None, weights: dict[str, Tensor]) -> C
         f"{path}: written by ommatid {header.get('library', '?')} in checkpoint format {version}, "
         f"this is ommatid {__version__} which reads formats up to {FORMAT}: please upgrade"
     )
+
+
+def rename(key: str, rules: Sequence[tuple[str, str]]) -> str:
+    r"""A released weight's name under ours: regular expressions and what replaces them, one after the other.
+
+    Examples:
+        >>> rename("layer1.conv1.weight", [(r"^layer(\d)\.", r"stages.\1."), (r"conv1", "stem")])
+        'stages.1.stem.weight'
+    """
+    for pattern, ours in rules:
+        key = re.sub(pattern, ours, key)
+    return key
 
 
 def read_foreign(path: Path) -> dict[str, Tensor]:

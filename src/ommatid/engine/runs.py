@@ -17,18 +17,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from ommatid import __version__
 from ommatid.engine.checkpoint import write_aside
-from ommatid.engine.settings import json_text, read_yaml, to_plain
+from ommatid.engine.settings import CONFIG_ENTRIES, json_text, read_yaml, to_plain
 from ommatid.errors import InputError
 
 PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy", "scikit-learn", "jsonargparse")
-ENTRIES: dict[str, tuple[type, str]] = {
-    "method": (str, "a name"),
-    "model": (dict, "a group of settings"),
-    "data": (dict, "a group of settings"),
-    "trainer": (dict, "a group of settings"),
-    "seed": (int, "a whole number"),
-}
-"""What the config.yaml of a run holds at least."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +81,14 @@ class RunDir:
             config = read_yaml(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: not readable as YAML ({type(error).__name__})") from error
-        for name, (kind, expected) in ENTRIES.items():
-            if not isinstance(config, dict) or name not in config:
+        # All but `compile` must be there.
+        config = {"compile": False, **config} if isinstance(config, dict) else {}
+        for name, (kind, expected) in CONFIG_ENTRIES.items():
+            if name not in config:
                 raise InputError(f"{path}: no entry {name!r}, expected the config.yaml of a run")
             if not isinstance(config[name], kind):
                 raise InputError(f"{path}: {name} is {config[name]!r}, expected {expected}")
-        return {"compile": False, **config}
+        return config
 
     @rank_zero_only
     def write_json(self, name: str, content: Any) -> None:

@@ -19,6 +19,16 @@ from ommatid.errors import InputError, unknown
 
 T = TypeVar("T")
 
+CONFIG_ENTRIES: dict[str, tuple[type, str]] = {
+    "method": (str, "a name"),
+    "model": (dict, "a group of settings"),
+    "data": (dict, "a group of settings"),
+    "trainer": (dict, "a group of settings"),
+    "seed": (int, "a whole number"),
+    "compile": (bool, "true or false"),
+}
+"""What a settings file holds, as of a run's config.yaml."""
+
 
 def constructor_arguments(kind: type) -> dict[str, inspect.Parameter]:
     """Names and defaults of what the constructor of `kind` takes."""

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ommatid.errors import InputError
+from ommatid.grounding.metrics import temporal_iou
 
 TIOUS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 
@@ -70,7 +71,9 @@ def _hits(found: Detections, true: Detections, order: Tensor, tious: tuple[float
     row[group, place] = torch.arange(len(order))
     boxes = torch.full((count, depth, 2), float("nan"), dtype=spans.dtype)
     boxes[true_group, true_place] = true.spans.to(spans.dtype)
-    overlap = _tiou(spans[row], boxes).nan_to_num(-1.0).masked_fill((row < 0)[..., None], -1.0)
+    overlap = (
+        temporal_iou(spans[row][:, :, None], boxes[:, None]).nan_to_num(-1.0).masked_fill((row < 0)[..., None], -1.0)
+    )
     limit = torch.tensor(tious, dtype=overlap.dtype)
     free = torch.ones(count, len(tious), depth, dtype=torch.bool)
     for rank in range(width):  # who comes first takes first
@@ -90,13 +93,6 @@ def _places(group: Int[Tensor, "moment"], count: int) -> Int[Tensor, "moment"]:
     place = torch.empty_like(group)
     place[order] = torch.arange(len(group)) - start[group[order]]
     return place
-
-
-def _tiou(found: Float[Tensor, "group a 2"], true: Float[Tensor, "group b 2"]) -> Float[Tensor, "group a b"]:
-    first, second = found[:, :, None], true[:, None]
-    shared = (torch.minimum(first[..., 1], second[..., 1]) - torch.maximum(first[..., 0], second[..., 0])).clamp(min=0)
-    lengths = (first[..., 1] - first[..., 0]) + (second[..., 1] - second[..., 0])
-    return shared / (lengths - shared)
 
 
 def _interpolated(hits: Tensor, count: int) -> Float[Tensor, "tiou"]:

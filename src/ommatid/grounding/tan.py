@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from ommatid.engine.checkpoint import rename
 from ommatid.engine.recipe import Recipe
 from ommatid.errors import InputError
 from ommatid.grounding.encoders import WordEmbedding
@@ -129,8 +130,7 @@ class TAN2D(Grounder):
         """The released network under our names; word vectors come with the data."""
         ours = {name: tensor for name, tensor in self.state_dict().items() if name.startswith("words.")}
         for name, tensor in state.items():
-            module = next((module for module in _RELEASED if name.startswith(f"{module}.")), None)
-            renamed = name if module is None else _RELEASED[module] + name.removeprefix(module)
+            renamed = rename(name, _PUBLISHED)
             # Their 1x1 convolutions are our linear layers.
             ours[renamed] = tensor.flatten(1) if renamed in _POINTWISE and tensor.ndim > 2 else tensor
         return ours
@@ -158,12 +158,12 @@ def resample(
     return (member / (end - first).clamp(min=1)).to(video.dtype) @ video
 
 
-_RELEASED = {
-    "frame_layer.vis_conv": "clip_input",
-    "fusion_layer.textual_encoder": "query_encoder",
-    "fusion_layer.tex_linear": "query_output",
-    "fusion_layer.vis_conv": "cell_input",
-    "map_layer.convs": "adjacent.convs",
-    "pred_layer": "head",
-}
+_PUBLISHED = (
+    (r"^frame_layer\.vis_conv\.", "clip_input."),
+    (r"^fusion_layer\.textual_encoder\.", "query_encoder."),
+    (r"^fusion_layer\.tex_linear\.", "query_output."),
+    (r"^fusion_layer\.vis_conv\.", "cell_input."),
+    (r"^map_layer\.convs\.", "adjacent.convs."),
+    (r"^pred_layer\.", "head."),
+)
 _POINTWISE = ("clip_input.weight", "cell_input.weight", "head.weight")

@@ -6,7 +6,6 @@ sentence does not speak of (B9), and a predictor points at the first and the las
 conditioned on the first (B10). A baseline of the field. Block numbers refer to the field's card.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from string import ascii_lowercase, digits
@@ -18,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ommatid.data.text import FIRST_WORD
+from ommatid.engine.checkpoint import rename
 from ommatid.engine.data import DataModule
 from ommatid.engine.recipe import Recipe
 from ommatid.errors import InputError
@@ -360,9 +360,7 @@ def published_name(name: str) -> str:
         >>> published_name("feature_encoder.attention_block.query.conv1d.weight")
         'encoder.attention.query.weight'
     """
-    for pattern, ours in _PUBLISHED:
-        name = re.sub(pattern, ours, name)
-    return name
+    return rename(name, _PUBLISHED)
 
 
 def _pointer(dim: int) -> nn.Sequential:

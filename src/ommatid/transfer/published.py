@@ -4,6 +4,7 @@ import re
 
 from torch import Tensor, nn
 
+from ommatid.engine.checkpoint import rename
 from ommatid.errors import InputError
 from ommatid.nn.normalise import Normalise
 
@@ -63,7 +64,7 @@ def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
     last = [int(found[1]) for key in state if (found := re.match(r"block3\.layer\.(\d+)\.", key))]
     # The norm behind all blocks stands at the end of our last stage.
     rules = [(r"^bn1\.", f"stages.2.{max(last) + 1}."), *_WIDE] if last else _RESIDUAL
-    return {_rename(key, rules): tensor for key, tensor in state.items()}
+    return {rename(key, rules): tensor for key, tensor in state.items()}
 
 
 def network_of(classifier: nn.Module) -> tuple[nn.Module, str]:
@@ -71,9 +72,3 @@ def network_of(classifier: nn.Module) -> tuple[nn.Module, str]:
     if isinstance(classifier, nn.Sequential) and len(classifier) == 2 and isinstance(classifier[0], Normalise):
         return classifier[1], "1."
     return classifier, ""
-
-
-def _rename(key: str, rules: Rules) -> str:
-    for pattern, ours in rules:
-        key = re.sub(pattern, ours, key)
-    return key

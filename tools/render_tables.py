@@ -18,7 +18,7 @@ from typing import Any
 
 from ommatid import catalogue
 from ommatid.api import method_class
-from ommatid.engine.claim import Claim
+from ommatid.engine.claim import Claim, Criterion
 from ommatid.engine.method import Method
 from ommatid.engine.recipe import Recipe
 from ommatid.engine.settings import constructor_arguments, to_plain
@@ -142,10 +142,20 @@ def _compared(record: Record, claim: Claim) -> dict[str, tuple[Any, Any]]:
     """What a record and its claim must agree on."""
     return {
         "statement": (record["statement"], claim.statement),
-        "criteria": ([each["criterion"] for each in record["criteria"]], to_plain(claim.criteria)),
+        # A record may be older than an attribute that has a default.
+        "criteria": (
+            [to_plain(Criterion(**each["criterion"])) for each in record["criteria"]],
+            to_plain(claim.criteria),
+        ),
         "arms": (
-            {name: (arm["role"], arm["model"]) for name, arm in record["arms"].items()},
-            {name: (arm.role, to_plain(arm.model)) for name, arm in claim.arms.items()},
+            {
+                name: (arm["role"], arm["model"], arm.get("data", {}), arm.get("method"))
+                for name, arm in record["arms"].items()
+            },
+            {
+                name: (arm.role, to_plain(arm.model), to_plain(arm.data), arm.method)
+                for name, arm in claim.arms.items()
+            },
         ),
         **{name: (record[name], to_plain(getattr(claim, name))) for name in ("model", "data", "trainer")},
     }

@@ -126,15 +126,26 @@ def test_effect_holds_what_its_parts_say(values):
 
 
 def test_effect_is_turned_so_that_larger_is_better():
-    ours, other = {"top1": 0.75, "error": 0.5}, {"top1": 0.5, "error": 0.75}
-    assert Criterion("top1", versus="b").effect(ours, other) == 0.25
-    assert Criterion("error", versus="b", direction="lower").effect(ours, other) == 0.25
+    arms = {"a": {"top1": 0.75, "error": 0.5}, "b": {"top1": 0.5, "error": 0.75}}
+    assert Criterion("top1", versus="b").effect("a", arms) == 0.25
+    assert Criterion("error", versus="b", direction="lower").effect("a", arms) == 0.25
 
 
 def test_difference_of_differences():
-    ours, other = {"rare": 0.75, "common": 0.75}, {"rare": 0.25, "common": 0.5}
-    assert Criterion("rare", versus="b", beyond="common").effect(ours, other) == 0.25
-    assert Criterion("rare", versus="b", beyond="common", direction="lower").effect(ours, other) == -0.25
+    arms = {"a": {"rare": 0.75, "common": 0.75}, "b": {"rare": 0.25, "common": 0.5}}
+    assert Criterion("rare", versus="b", beyond="common").effect("a", arms) == 0.25
+    assert Criterion("rare", versus="b", beyond="common", direction="lower").effect("a", arms) == -0.25
+
+
+def test_difference_beyond_that_of_two_other_arms():
+    arms = {"few": {"top1": 0.75}, "few-base": {"top1": 0.25}, "many": {"top1": 1.0}, "many-base": {"top1": 0.75}}
+    criterion = Criterion("top1", versus="few-base", beyond_arms=("many", "many-base"))
+    assert criterion.effect("few", arms) == 0.25
+    assert criterion.describe() == (
+        "top1 (higher is better), against few-base, beyond many against many-base: effect above 0"
+    )
+    with pytest.raises(ValueError, match="'many-base', which is not an arm"):
+        Claim("c", "s", {"few": Arm("method"), "few-base": Arm("baseline"), "many": Arm("reported")}, (criterion,))
 
 
 def test_criteria_read_like_sentences():

@@ -93,6 +93,20 @@ def test_what_sets_an_arm_apart_survives_the_tuning(tmp_path, ran):
     assert any(job.model["recipe"].get("momentum") == 0.1 for job in final)
 
 
+def test_an_arm_may_train_another_method(tmp_path, ran):
+    arms = {"intercept": Arm("method"), "other": Arm("baseline", method="engine.toy:Adversaries")}
+    claim = toy_claim(arms=arms, criteria=(Criterion("error", versus="other", direction="lower"),))
+    record = run_claim(Toy, claim, setup(tmp_path))
+    trained = {method: [job for job in ran if job.method == method] for method in {job.method for job in ran}}
+    assert {method: len(jobs) for method, jobs in trained.items()} == {"engine.toy:Toy": 11, "engine.toy:Adversaries": 11}
+    ours, others = ([(job.model, job.data, job.seed, job.split) for job in jobs] for jobs in trained.values())
+    assert sorted(map(str, ours)) == sorted(map(str, others))
+    assert {name: arm["method"] for name, arm in record["arms"].items()} == {
+        "intercept": None,
+        "other": "engine.toy:Adversaries",
+    }
+
+
 def test_without_tuning_only_the_experiment_runs(tmp_path, ran):
     record = run_claim(Toy, toy_claim(), setup(tmp_path, tune=False))
     assert len(ran) == len(ARMS) * 3

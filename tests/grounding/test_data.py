@@ -8,15 +8,16 @@ import pytest
 import torch
 
 from data.videos import steady
+from ommatid.data.tagging import VERB
 from ommatid.data.text import Vocabulary, tokenize
 from ommatid.data.video import Extractor
 from ommatid.data.worlds.grounding import GroundingWorld
 from ommatid.engine.fit import evaluate, fit
 from ommatid.engine.settings import build
 from ommatid.errors import InputError
-from ommatid.grounding.data import GroundingData, clip_features, collate, make_sample
+from ommatid.grounding.data import GroundingData, clip_features, collate, glances_only, make_sample
 from ommatid.grounding.mgsl_net import MGSLNet
-from ommatid.grounding.task import Query
+from ommatid.grounding.task import Query, UnpairedBatch
 from ommatid.grounding.timeindex import pool_to_length
 
 SIZES = {"train_videos": 8, "test_videos": 4, "steps": 16, "batch_size": 8}
@@ -210,8 +211,8 @@ def test_views_with_moments_train_and_evaluate(view):
 
 def test_views_without_moments_refuse_a_method_that_needs_them_and_still_evaluate():
     told = {
-        "glance": r"^MGSLNet learns from annotated moments, these data have supervision 'glance': expected a moment",
-        "unsupervised": r"\(unsupervised\): the sentences of 'train' belong to no video, expected pairs of both$",
+        "glance": "^MGSLNet learns from annotated moments, these data have supervision 'glance': expected",
+        "unsupervised": "^MGSLNet learns from annotated moments, these data have supervision 'none': expected",
     }
     for view, sentence in told.items():
         data = world_data(view)
@@ -220,6 +221,115 @@ def test_views_without_moments_refuse_a_method_that_needs_them_and_still_evaluat
         with pytest.raises(InputError, match=sentence):
             fit(method, data, trainer={"max_steps": 1, "limit_val_batches": 0})
         assert 0 <= evaluate(method, data)["mIoU"] <= 1
+
+
+def test_pairs_are_refused_where_sentences_belong_to_no_video():
+    data = world_data("unsupervised")
+    with pytest.raises(
+        InputError, match=r"\(unsupervised\): the sentences of 'train' belong to no video, expected pairs"
+    ):
+        data.dataset("train")
+
+
+@pytest.mark.parametrize(
+    ("view", "allowed"),
+    [
+        ("standard", {"span", "glance", "unpaired"}),
+        ("glance", {"glance", "unpaired"}),
+        ("unsupervised", {"unpaired"}),
+    ],
+)
+def test_data_allow_every_method_that_needs_less_than_they_know(view, allowed):
+    data = world_data(view)
+    assert {kind for kind in ("span", "glance", "unpaired") if data.allows(kind)} == allowed
+
+
+def test_a_method_of_glances_sees_one_instant_inside_every_moment_and_no_moment():
+    data = world_data()
+    span = data.first_batch("train", 24).span
+    data.learn_from("glance")
+    batch = data.first_batch("train", 24)
+    assert batch.span.isnan().all()
+    assert ((batch.glance >= span[:, 0]) & (batch.glance <= span[:, 1])).all()
+    # Neither always the middle nor always an end.
+    place = (batch.glance - span[:, 0]) / (span[:, 1] - span[:, 0])
+    assert place.min() < 0.25 < 0.75 < place.max()
+    assert not data.first_batch("test", 4).span.isnan().any()
+
+
+def test_distributed_glances_are_kept_and_drawn_ones_follow_from_the_seed():
+    first, second = (
+        glances_only([Query("0", "v", "a", 9.0, (1.0, 3.0), 2.5), Query("1", "v", "a", 9.0, (1.0, 3.0))], seed)
+        for seed in (0, 1)
+    )
+    assert first[0].glance == second[0].glance == 2.5
+    assert first[1].glance != second[1].glance
+    assert first[1].glance == glances_only([Query("0", "v", "a", 9.0, (0.0, 1.0), 0.5), first[1]], 0)[1].glance
+
+
+@pytest.mark.parametrize("view", ["standard", "unsupervised"])
+def test_unpaired_batches_hold_every_video_and_every_sentence_and_no_pairs(view):
+    data = world_data(view)
+    data.learn_from("unpaired")
+    train = data.dataset("train")
+    assert len(train) == 24
+    batch = data.first_batch("train", 24)
+    assert isinstance(batch, UnpairedBatch)
+    assert set(vars(batch)) == {"video", "video_mask", "video_number", "words", "word_mask", "sentence_number"}
+    assert sorted(batch.sentence_number.tolist()) == list(range(24))
+    assert batch.video_number.unique().tolist() == list(range(8))
+    queries = data.queries["train"]
+    for row, number in enumerate(batch.sentence_number.tolist()):
+        assert torch.equal(train[row].words, data.vocabulary.encode(queries[number].sentence, data.max_words))
+    # The true pairs stand three in a row: chance alone puts a few of the 24 side by side.
+    own = [number // 3 == row % 8 for row, number in enumerate(batch.sentence_number.tolist())]
+    assert sum(own) < 12
+
+
+def test_an_unpaired_folder_gives_the_videos_of_its_list(tmp_path):
+    GroundingWorld("unsupervised", train_videos=6, val_videos=2, test_videos=2).write(tmp_path / "set")
+    data = GroundingData(str(tmp_path / "set"), steps=8)
+    data.learn_from("unpaired")
+    assert data.dataset("train").videos == list(json.loads((tmp_path / "set" / "videos.json").read_text()))
+    assert data.first_batch("train", 18).video_number.unique().tolist() == list(range(6))
+    assert len(data.queries["val"]) == 6
+
+
+def test_queries_are_also_scored_by_the_length_of_their_moment():
+    data = world_data(by_length=True, test_videos=40)
+    share = [(query.span[1] - query.span[0]) / query.duration for query in data.queries["test"]]
+    parts = data.subsets("test")
+    assert parts["short"].tolist() == [value < 0.15 for value in share]
+    assert parts["long"].tolist() == [value > 0.25 for value in share]
+    assert (parts["short"] ^ parts["medium"] ^ parts["long"]).all()
+
+
+def test_settings_of_the_embedded_world_are_passed_on_and_unknown_ones_refused():
+    quiet, loud = (world_data(world={"sigma": sigma}).first_batch("test", 2).video for sigma in (0.1, 3.0))
+    assert quiet.std() < loud.std()
+    with pytest.raises(InputError, match="loudness"):
+        world_data(world={"loudness": 1})
+
+
+def test_words_come_with_their_parts_of_speech(data):
+    tags = dict(zip(data.vocabulary.words, data.word_tags[2:].tolist(), strict=True))
+    assert {tags[word] for word, part in data._source.parts_of_speech().items() if part == "VERB" and word in tags} == {
+        VERB
+    }
+    method = tiny(data)
+    method.adopt(data)
+    assert torch.equal(method.words.tags, data.word_tags)
+
+
+class EveryClip(MGSLNet):
+    clips_kept = 64
+
+
+def test_a_method_may_ask_for_every_clip(data):
+    fresh = world_data()
+    method = build(EveryClip, {**EveryClip.arguments_from(fresh), "hidden_dim": 8, "video_dim": 8, "memory_slots": 4})
+    method.adopt(fresh)
+    assert fresh.first_batch("test", 4).video.shape[1] == method.steps == 64
 
 
 # --- what stands beside a model ---

@@ -19,10 +19,14 @@ class Arm:
     Attributes:
         role: the method; a baseline; a control of equal capacity; the method minus a part; or only reported.
         model: constructor arguments that set this arm apart.
+        data: settings of the data that set it apart, for a claim about what data must hold.
+        method: "module:Class" of the method that is trained in this arm; the claim's own where None.
     """
 
     role: Role
     model: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    method: str | None = None
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,8 @@ class Criterion:
     """One comparison that must come out for the claim to hold.
 
     The effect of a seed is `metric` of the method's arm minus `metric` of `versus`, turned so that larger is better.
-    With `beyond`, the same difference in a second metric is subtracted (a difference of differences).
+    With `beyond`, the same difference in a second metric is subtracted (a difference of differences); with
+    `beyond_arms`, the difference in `metric` between two other arms.
 
     Attributes:
         direction: whether a higher or a lower metric is better.
@@ -41,20 +46,30 @@ class Criterion:
     metric: str
     versus: str
     beyond: str | None = None
+    beyond_arms: tuple[str, str] | None = None
     direction: Literal["higher", "lower"] = "higher"
     kind: Literal["better", "not worse"] = "better"
     margin: float = 0.01
 
-    def effect(self, method: Mapping[str, float], other: Mapping[str, float]) -> float:
-        effect = method[self.metric] - other[self.metric]
+    def effect(self, method: str, arms: Mapping[str, Mapping[str, float]]) -> float:
+        """The effect from every arm's metrics of one seed, `method` being the arm of the method."""
+        ours, other = arms[method], arms[self.versus]
+        effect = ours[self.metric] - other[self.metric]
         if self.beyond is not None:
-            effect -= method[self.beyond] - other[self.beyond]
+            effect -= ours[self.beyond] - other[self.beyond]
+        if self.beyond_arms is not None:
+            first, second = self.beyond_arms
+            effect -= arms[first][self.metric] - arms[second][self.metric]
         return effect if self.direction == "higher" else -effect
 
     def describe(self) -> str:
         wanted = {"better": "above 0", "not worse": f"above -{self.margin:g}"}[self.kind]
         metric = f"{self.metric} beyond {self.beyond}" if self.beyond else self.metric
-        return f"{metric} ({self.direction} is better), against {self.versus}: effect {wanted}"
+        against = self.versus
+        if self.beyond_arms is not None:
+            first, second = self.beyond_arms
+            against += f", beyond {first} against {second}"
+        return f"{metric} ({self.direction} is better), against {against}: effect {wanted}"
 
 
 @dataclass(frozen=True)
@@ -93,8 +108,9 @@ class Claim:
         if len(methods) != 1:
             raise ValueError(f"claim {self.name}: exactly one arm must have the role 'method', found {methods}")
         for criterion in self.criteria:
-            if criterion.versus not in self.arms:
-                raise ValueError(f"claim {self.name}: criterion against {criterion.versus!r}, which is not an arm")
+            for arm in (criterion.versus, *(criterion.beyond_arms or ())):
+                if arm not in self.arms:
+                    raise ValueError(f"claim {self.name}: criterion against {arm!r}, which is not an arm")
 
     @property
     def method_arm(self) -> str:

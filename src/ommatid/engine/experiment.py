@@ -70,8 +70,11 @@ def _tune(kind: type, claim: Claim, setup: Setup) -> dict[str, _Tuned]:
 
 
 def _job(kind: type, claim: Claim, arm: str, tuned: Mapping[str, Any], seed: int, split: str = "test") -> Job:
-    model = merge(claim.model, claim.arms[arm].model, _nested(tuned))
-    return Job(target_of(kind), to_plain(model), to_plain(claim.data), to_plain(claim.trainer), seed, split)
+    settings = claim.arms[arm]
+    model = merge(claim.model, settings.model, _nested(tuned))
+    data = merge(claim.data, settings.data)
+    target = settings.method or target_of(kind)
+    return Job(target, to_plain(model), to_plain(data), to_plain(claim.trainer), seed, split)
 
 
 def _nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,8 +96,8 @@ def _run(jobs: Sequence[Job], setup: Setup, stage: str) -> dict[str, Outcome]:
 
 def _effect(claim: Claim, position: int, table: Mapping[str, Sequence[Outcome]]) -> Effect:
     criterion = claim.criteria[position]
-    pairs = zip(table[claim.method_arm], table[criterion.versus], strict=True)
-    return measure_effect(criterion, [criterion.effect(_all(ours), _all(other)) for ours, other in pairs])
+    by_seed = [dict(zip(table, map(_all, outcomes), strict=True)) for outcomes in zip(*table.values(), strict=True)]
+    return measure_effect(criterion, [criterion.effect(claim.method_arm, arms) for arms in by_seed])
 
 
 def _all(outcome: Outcome) -> dict[str, float]:
@@ -137,6 +140,8 @@ def _arm_record(claim: Claim, arm: str, tuned: _Tuned, outcomes: Sequence[Outcom
     return {
         "role": claim.arms[arm].role,
         "model": to_plain(claim.arms[arm].model),
+        "data": to_plain(claim.arms[arm].data),
+        "method": claim.arms[arm].method,
         "tuned": tuned.chosen,
         "tried": tuned.tried,
         "metrics": {name: [_all(outcome).get(name) for outcome in outcomes] for name in names},

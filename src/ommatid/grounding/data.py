@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -14,17 +14,25 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ommatid.data.features import read_feature_file
+from ommatid.data.tagging import word_tags
 from ommatid.data.text import Vocabulary
 from ommatid.data.video import SUFFIXES, Extractor
+from ommatid.engine.batch import Batch
 from ommatid.engine.data import DataModule, pad_first
 from ommatid.errors import InputError, unknown
 from ommatid.grounding.baselines import trivial_baselines
 from ommatid.grounding.metrics import NMS, THRESHOLDS, grounding_scores, rare_query_split, with_subsets
 from ommatid.grounding.sources import FolderSource, Source, WorldSource
-from ommatid.grounding.task import GroundingBatch, Query
+from ommatid.grounding.task import GroundingBatch, Query, Supervision, UnpairedBatch
 from ommatid.grounding.timeindex import pool_to_length
 
 View = Literal["standard", "rare", "cg", "glance", "unsupervised"]
+SHORT, LONG = 0.15, 0.25
+_NEEDS = {
+    "span": ("annotated moments", "a moment for every training query"),
+    "glance": ("glances", "a moment, or one instant inside it, for every training query"),
+    "unpaired": ("videos and sentences", "some to train on"),
+}
 
 
 @dataclass
@@ -55,7 +63,10 @@ class GroundingData(DataModule):
         max_words: longer sentences are cut.
         view: which view of the embedded world ("rare" tests rarely seen words, "cg" novel compositions, ...).
         world_seed: the embedded world is a function of it.
+        train_videos, test_videos: sizes of the embedded world; the view's own where None.
+        world: further settings of the embedded world by name (`sigma`, `rho`, `lengths`, `early_share`, ...).
         rare_below: a word seen fewer times in training is rare.
+        by_length: score queries of short (below 15 % of the video), medium and long (above 25 %) moments also apart.
     """
 
     def __init__(
@@ -71,7 +82,9 @@ class GroundingData(DataModule):
         world_seed: int = 0,
         train_videos: int | None = None,
         test_videos: int | None = None,
+        world: dict[str, Any] | None = None,
         rare_below: int = 10,
+        by_length: bool = False,
         batch_size: int = 64,
         workers: int = 0,
         seed: int = 0,
@@ -82,12 +95,13 @@ class GroundingData(DataModule):
         if max_words < 1:
             raise InputError(f"max_words must be at least 1, found {max_words}")
         self.root = Path(root) if root else None
-        self.steps, self.max_words, self.rare_below = steps, max_words, rare_below
+        self.steps, self.max_words, self.rare_below, self.by_length = steps, max_words, rare_below, by_length
         self._source: Source = (
             FolderSource(self.root, format, protocol, features, glove, seed)
             if self.root
-            else WorldSource(view, world_seed, train_videos=train_videos, test_videos=test_videos)
+            else WorldSource(view, world_seed, train_videos=train_videos, test_videos=test_videos, **(world or {}))
         )
+        self._learns_from: Supervision = "span"
         self._vocabulary: Vocabulary | None = None
 
     # -- what there is --
@@ -121,6 +135,12 @@ class GroundingData(DataModule):
     def word_vectors(self) -> Float[Tensor, "vocabulary channel"]:
         return self._source.word_vectors(self.vocabulary)
 
+    @cached_property
+    def word_tags(self) -> Int[Tensor, "vocabulary"]:
+        """Part of speech of each word, an index into `ommatid.data.tagging.PARTS_OF_SPEECH`."""
+        sentences = [query.sentence for queries in self.queries.values() for query in queries]
+        return word_tags(self.vocabulary.words, sentences, self._source.parts_of_speech())
+
     @property
     def extractor(self) -> dict[str, Any] | None:
         """How the clip features were taken from videos, if it is known (`ommatid data features` writes it down)."""
@@ -139,24 +159,54 @@ class GroundingData(DataModule):
             return "glance"
         return "partial" if any(query.span or query.glance is not None for query in train) else "none"
 
+    def allows(self, learns_from: Supervision) -> bool:
+        """Whether a method that learns from spans, from glances or without pairs can be trained on these data.
+
+        Glances can be drawn from spans, and pairs can be torn apart.
+        """
+        if learns_from == "unpaired":
+            return bool(self.queries.get("train"))
+        return self.supervision == "span" or learns_from == self.supervision
+
+    def learn_from(self, learns_from: Supervision, who: str = "the method") -> None:
+        """Show training queries with this and nothing more.
+
+        Raises:
+            InputError: the data do not have it; `who` is named as the one that needs it.
+        """
+        if not self.allows(learns_from):
+            raise InputError(
+                f"{who} learns from {_NEEDS[learns_from][0]}, these data have supervision "
+                f"{self.supervision!r}: expected {_NEEDS[learns_from][1]}"
+            )
+        self._learns_from = learns_from
+        self._datasets.pop("train", None)
+
     def use(self, vocabulary: Vocabulary, steps: int, max_words: int | None) -> None:
         """Encode sentences and videos as a trained method expects them."""
         self._vocabulary, self.steps = vocabulary, steps
         self.max_words = max_words or self.max_words
-        self.__dict__.pop("word_vectors", None)
+        for name in ("word_vectors", "word_tags"):
+            self.__dict__.pop(name, None)
         self._datasets.clear()
 
     # -- the contract of every data module --
 
     @cached_property
-    def _datasets(self) -> dict[str, "GroundingSet"]:
+    def _datasets(self) -> dict[str, "GroundingSet | UnpairedSet"]:
         return {}
 
-    def dataset(self, split: str) -> "GroundingSet":
+    def dataset(self, split: str) -> "GroundingSet | UnpairedSet":
         if self.check_split(split) not in self.queries:
             raise unknown("split", split, self.queries)
         if split not in self._datasets:
             queries = self.queries[split]
+            if split == "train" and self._learns_from == "unpaired":
+                words = [self.vocabulary.encode(query.sentence, self.max_words) for query in queries]
+                self._datasets[split] = UnpairedSet(self._source.videos(), self.store, words, self.steps, self.seed)
+                return self._datasets[split]
+            if split == "train" and self._learns_from == "glance":
+                queries = glances_only(queries, self.seed)
             if any(not query.vid for query in queries):
                 raise InputError(
                     f"{self._source.name}: the sentences of {split!r} belong to no video, expected pairs of both"
@@ -166,7 +216,9 @@ class GroundingData(DataModule):
             )
         return self._datasets[split]
 
-    def collate(self, samples: Sequence[GroundingSample]) -> GroundingBatch:
+    def collate(self, samples: Sequence[Any]) -> Batch:
+        if isinstance(samples[0], UnpairedSample):
+            return collate_unpaired(samples)
         return collate(samples)
 
     def subsets(self, split: str) -> dict[str, np.ndarray]:
@@ -180,6 +232,9 @@ class GroundingData(DataModule):
             sentences = [query.sentence for query in queries]
             rare = rare_query_split(train, sentences, self.rare_below, tags=self._source.parts_of_speech()).numpy()
             parts = {"rare": rare, "common": ~rare}
+        if self.by_length:
+            share = np.array([_share(query) for query in queries])
+            parts |= {"short": share < SHORT, "medium": (share >= SHORT) & (share <= LONG), "long": share > LONG}
         named = [(query.tags or {}).get("part", "") for query in queries]
         return parts | {part: np.array([name == part for name in named]) for part in sorted(set(named) - {""})}
 
@@ -228,6 +283,57 @@ class GroundingSet(Dataset[GroundingSample]):
         return make_sample(query, video, self.vocabulary, self.steps, self.max_words, index, subsets)
 
 
+@dataclass
+class UnpairedSample:
+    """A video and a sentence that have nothing to do with each other."""
+
+    video: Float[Tensor, "time channel"]
+    video_number: int
+    words: Int[Tensor, "word"]
+    sentence_number: int
+
+
+class UnpairedSet(Dataset[UnpairedSample]):
+    """A pile of videos and a pile of sentences, side by side in random order; the shorter one begins anew.
+
+    What belongs together is not in here, so that nothing of it can leak.
+    """
+
+    def __init__(
+        self, videos: Sequence[str], store: Any, words: Sequence[Int[Tensor, "_"]], steps: int, seed: int
+    ) -> None:
+        self.videos, self.words = list(videos), list(words)
+        self._pooled = [pool_to_length(store[vid], steps, keep_short=True) for vid in videos]
+        self._order = torch.randperm(len(words), generator=torch.Generator().manual_seed(seed)).tolist()
+
+    def __len__(self) -> int:
+        return max(len(self._pooled), len(self.words))
+
+    def __getitem__(self, index: int) -> UnpairedSample:
+        video, sentence = index % len(self._pooled), self._order[index % len(self.words)]
+        return UnpairedSample(self._pooled[video], video, self.words[sentence], sentence)
+
+
+def glances_only(queries: Sequence[Query], seed: int) -> list[Query]:
+    """The queries without their spans; a glance that is missing is drawn inside the span, uniformly (a function of
+    `seed`).
+    """
+    draws = torch.rand(len(queries), generator=torch.Generator().manual_seed(seed)).tolist()
+    return [replace(query, span=None, glance=_glance(query, draw)) for query, draw in zip(queries, draws, strict=True)]
+
+
+def _glance(query: Query, draw: float) -> float | None:
+    if query.glance is not None or query.span is None:
+        return query.glance
+    start, end = query.span
+    return start + draw * (end - start)
+
+
+def _share(query: Query) -> float:
+    """How much of its video the annotated moment takes."""
+    return math.nan if query.span is None else (query.span[1] - query.span[0]) / query.duration
+
+
 def make_sample(
     query: Query,
     features: Float[Tensor, "clip channel"],
@@ -269,6 +375,20 @@ def collate(samples: Sequence[GroundingSample]) -> GroundingBatch:
         glance=torch.tensor([sample.glance for sample in samples], dtype=torch.float32),
         query=torch.tensor([sample.query for sample in samples]),
         subsets=subsets,
+    )
+
+
+def collate_unpaired(samples: Sequence[UnpairedSample]) -> UnpairedBatch:
+    """Videos and sentences as one padded batch."""
+    video, video_mask = pad_first([sample.video for sample in samples])
+    words, word_mask = pad_first([sample.words for sample in samples])
+    return UnpairedBatch(
+        video=video,
+        video_mask=video_mask,
+        video_number=torch.tensor([sample.video_number for sample in samples]),
+        words=words,
+        word_mask=word_mask,
+        sentence_number=torch.tensor([sample.sentence_number for sample in samples]),
     )
 
 

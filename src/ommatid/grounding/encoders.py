@@ -16,14 +16,19 @@ Encoder = Literal["gru", "conv"]
 class WordEmbedding(nn.Module):
     """Frozen word vectors with one learned vector for every unknown word; index 0 pads, 1 is unknown.
 
-    The vectors come with the data (`GloVe` rows); until they do, they are zero.
+    Vectors (`GloVe` rows) and parts of speech come with the data; until they do, they are zero.
+
+    Attributes:
+        tags: part of speech of each row, an index into `ommatid.data.tagging.PARTS_OF_SPEECH`.
     """
 
     vectors: Tensor
+    tags: Tensor
 
     def __init__(self, vocabulary_size: int, dim: int) -> None:
         super().__init__()
         self.register_buffer("vectors", torch.zeros(vocabulary_size, dim))
+        self.register_buffer("tags", torch.zeros(vocabulary_size, dtype=torch.long))
         self.unknown = nn.Parameter(torch.empty(dim).normal_(0, 0.1))
 
     def forward(self, words: Int[Tensor, "batch word"]) -> Float[Tensor, "batch word dim"]:

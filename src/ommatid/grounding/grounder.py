@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from ommatid.grounding.data import GroundingData, clip_features, collate, make_s
 from ommatid.grounding.draw import MOST_FRAMES, draw_moments
 from ommatid.grounding.encoders import WordEmbedding
 from ommatid.grounding.metrics import NMS, THRESHOLDS, grounding_scores, nms_moments, with_subsets
-from ommatid.grounding.task import GroundingBatch, Moments, Query
+from ommatid.grounding.task import GroundingBatch, Moments, Query, Supervision
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,18 @@ class Grounder(Method):
     """Clip features and a sentence in, scored moments out.
 
     A subclass has `words`, a `WordEmbedding`, implements `forward(batch) -> Moments` and `training_step`.
+
+    Class attributes:
+        learns_from: what its training batches hold. Data that know more are shown without it (spans withheld, glances
+            drawn inside them, pairs torn apart); data that know less are refused in one sentence.
+        clips_kept: for a method that samples long videos itself: videos come with up to so many clips, whatever
+            `data.steps` says. None for all others.
     """
 
     data_module = GroundingData
     monitor = "val/mIoU"
+    learns_from: ClassVar[Supervision] = "span"
+    clips_kept: ClassVar[int | None] = None
     words: WordEmbedding
 
     def __init__(self) -> None:
@@ -80,6 +88,13 @@ class Grounder(Method):
 
     def adopt(self, data: DataModule) -> None:
         assert isinstance(data, GroundingData)
+        data.learn_from(self.learns_from, type(self).__name__)
+        self.take_over(data)
+
+    def take_over(self, data: GroundingData) -> None:
+        """Vocabulary, word vectors and lengths of the data."""
+        if self.clips_kept is not None:
+            data.use(data.vocabulary, self.clips_kept, data.max_words)
         vectors = data.word_vectors
         if vectors.shape != self.words.vectors.shape:
             raise InputError(
@@ -87,13 +102,14 @@ class Grounder(Method):
                 f"{tuple(self.words.vectors.shape)}: give vocabulary_size and word_dim of the data"
             )
         self.words.vectors.copy_(vectors)
+        self.words.tags.copy_(data.word_tags)
         self.vocabulary, self.steps, self.max_words = data.vocabulary, data.steps, data.max_words
         self.extractor = data.extractor
 
     def align(self, data: DataModule) -> None:
         assert isinstance(data, GroundingData)
         if not self.vocabulary.words:
-            self.adopt(data)
+            self.take_over(data)
         data.use(self.vocabulary, self.steps, self.max_words)
         if data.feature_dim != self.hparams.feature_dim:
             raise InputError(

@@ -20,7 +20,7 @@ from ommatid.data.video import Extractor
 from ommatid.data.worlds.grounding import GroundingWorld, WorldQuery
 from ommatid.engine.settings import build
 from ommatid.errors import InputError
-from ommatid.grounding.formats import detect_format, hold_out, read_annotations
+from ommatid.grounding.formats import detect_format, hold_out, read_annotations, read_videos
 from ommatid.grounding.task import Query
 
 NAMELESS_DIM = 300
@@ -33,6 +33,8 @@ class Source(Protocol):
     name: str
 
     def queries(self) -> dict[str, list[Query]]: ...
+
+    def videos(self) -> list[str]: ...
 
     def store(self) -> "FeatureStore | MemoryStore": ...
 
@@ -65,9 +67,9 @@ class MemoryStore:
 class WorldSource:
     """The embedded world in one of its views."""
 
-    def __init__(self, view: str, seed: int, **sizes: int | None) -> None:
+    def __init__(self, view: str, seed: int, **settings: Any) -> None:
         self.name = f"world-grounding ({view})"
-        self.world = GroundingWorld(view=view, seed=seed, **sizes)  # type: ignore[arg-type]
+        self.world = build(GroundingWorld, {"view": view, "seed": seed, **settings})
 
     def queries(self) -> dict[str, list[Query]]:
         splits: dict[str, list[Query]] = {}
@@ -85,6 +87,12 @@ class WorldSource:
         elif self.world.view == "unsupervised":
             splits["train"] = [_unpaired(query) for query in splits["train"]]
         return splits
+
+    def videos(self) -> list[str]:
+        """Ids of the videos to learn from."""
+        if self.world.view == "unsupervised":
+            return [video.vid for video in self.world.splits["train"].videos]
+        return distinct_videos(self.queries()["train"])
 
     def store(self) -> MemoryStore:
         return MemoryStore(
@@ -128,6 +136,12 @@ class FolderSource:
             target = part if joined else "test"
             splits.setdefault(target, []).extend(queries if joined else (_in_part(query, part) for query in queries))
         return splits
+
+    def videos(self) -> list[str]:
+        """Ids of the videos to learn from."""
+        if self.format == "unsupervised":
+            return list(read_videos(self.root))
+        return distinct_videos(self.queries().get("train", []))
 
     def store(self) -> FeatureStore:
         return FeatureStore(self._features_path)
@@ -195,6 +209,11 @@ def nameless_vectors(vocabulary: Vocabulary, dim: int = NAMELESS_DIM) -> Float[T
         seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "little")
         rows.append(np.random.default_rng(seed).normal(0, 0.4, dim))
     return torch.from_numpy(np.stack(rows).astype(np.float32))
+
+
+def distinct_videos(queries: Sequence[Query]) -> list[str]:
+    """The videos that queries are about, each once, in the order of their first query."""
+    return list(dict.fromkeys(query.vid for query in queries if query.vid))
 
 
 def _known_words(sentences: Sequence[str], known: set[str]) -> Vocabulary:

@@ -6,13 +6,16 @@ edges.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ommatid.engine.batch import Batch
+
+Supervision = Literal["span", "glance", "unpaired"]
+"""What a method learns from: the moment of every sentence, one instant inside it, or piles of videos and sentences."""
 
 
 @dataclass
@@ -38,6 +41,22 @@ class GroundingBatch(Batch):
     glance: Float[Tensor, "batch"]
     query: Int[Tensor, "batch"]
     subsets: dict[str, Bool[Tensor, "batch"]] = field(default_factory=dict)
+
+
+@dataclass
+class UnpairedBatch(Batch):
+    """Videos and sentences of a training without pairs: row i of the one has nothing to do with row i of the other.
+
+    Attributes:
+        video_number, sentence_number: positions in the two piles, by which a method may remember them.
+    """
+
+    video: Float[Tensor, "video time channel"]
+    video_mask: Bool[Tensor, "video time"]
+    video_number: Int[Tensor, "video"]
+    words: Int[Tensor, "sentence word"]
+    word_mask: Bool[Tensor, "sentence word"]
+    sentence_number: Int[Tensor, "sentence"]
 
 
 @dataclass

@@ -225,8 +225,8 @@ class VSLNet(Grounder):
         assert isinstance(data, GroundingData)
         return {**super().arguments_from(data), "positions": max(data.steps, data.max_words)}
 
-    def adopt(self, data: DataModule) -> None:
-        super().adopt(data)
+    def take_over(self, data: GroundingData) -> None:
+        super().take_over(data)
         self._spell()
 
     def restore_extras(self, extras: dict[str, Any]) -> None:
@@ -246,6 +246,7 @@ class VSLNet(Grounder):
         """The authors' PyTorch weights; `alphabet` and `vocabulary_size` must be those they were trained with."""
         own = self.state_dict()
         ours = {published_name(name): tensor for name, tensor in state.items()}
+        ours["words.tags"] = own["words.tags"]
         padding, known = ours.pop("words.padding", None), ours.pop("words.known", None)
         if padding is not None and known is not None:
             ours["words.vectors"] = torch.cat([padding, torch.zeros_like(padding), known])

@@ -54,7 +54,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "cg": {"train_videos": 400, "val_videos": 0, "test_videos": 600},
     "glance": {"train_videos": 400, "val_videos": 150, "test_videos": 500},
     "unsupervised": {
-        "train_videos": 600, "val_videos": 0, "test_videos": 170, "rho": 0.3, "sigma": 0.6, "verbs": 12, "nouns": 20,
+        "train_videos": 600, "val_videos": 60, "test_videos": 170, "rho": 0.3, "sigma": 0.6, "verbs": 12, "nouns": 20,
     },
     "emotion": {"train_videos": 600, "val_videos": 0, "test_videos": 200},
 }  # fmt: skip

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ommatid import catalogue
+from ommatid.api import method_class
 
 ROOT = Path(__file__).parents[1]
 
@@ -92,6 +93,24 @@ def test_a_record_of_no_claim_is_refused(tables, copy, capsys):
     assert "no method has a claim of this name" in capsys.readouterr().err
 
 
+def test_a_baseline_has_no_block_of_claims(tables, copy, monkeypatch, capsys):
+    claims_of = tables.claims_of
+    monkeypatch.setattr(tables, "claims_of", lambda name: () if name == "cmi" else claims_of(name))
+    for claim in claims_of("cmi"):
+        (copy / f"results/claims/{claim.name}.json").unlink()
+    page = copy / "docs/methods/cmi.md"
+    text = re.sub(
+        r"<!-- claims:begin -->.*<!-- claims:end -->\n", "", page.read_text(encoding="utf-8"), flags=re.DOTALL
+    )
+    page.write_text(text, encoding="utf-8")
+
+    tables.main(["--root", str(copy)])
+    assert "cmi.md" not in capsys.readouterr().err
+    assert page.read_text(encoding="utf-8") == text
+    row = next(line for line in (copy / "docs/index.md").read_text().splitlines() if line.startswith("| [`cmi`]"))
+    assert row.endswith("| a baseline |")
+
+
 def test_a_missing_page_or_marker_is_noticed(tables, copy, capsys):
     (copy / "docs/methods/mgsl-net.md").unlink()
     index = copy / "docs/index.md"
@@ -114,6 +133,9 @@ def test_prose_about_a_verdict_is_written_for_the_present_one():
     verdicts = {path.stem: json.loads(path.read_text())["verdict"] for path in (ROOT / "results/claims").glob("*.json")}
     for entry in catalogue.CATALOGUE:
         text = (ROOT / f"docs/methods/{entry.name}.md").read_text(encoding="utf-8")
+        if not method_class(entry.name).claims:
+            assert f"ommatid compare {entry.field}" in text, f"{entry.name}: a baseline, its page says where it stands"
+            continue
         (comment,) = re.findall(r"<!-- written for: (.*) -->", text)
         written_for = dict(re.findall(r"([\w-]+)=([a-z ]+?)(?= [\w-]+=|$)", comment))
         assert written_for == {name: verdicts.get(name) for name in written_for}, entry.name

@@ -1,21 +1,40 @@
-"""Both methods of the catalogue, so small that they train in a second."""
+"""Every method of the catalogue, so small that they train in a second."""
 
 from pathlib import Path
 from typing import Any
 
 from ommatid import api
 
+# Videos, sentences and steps that every method of grounding takes.
+GROUNDING: dict[str, dict[str, Any]] = {
+    "data": {"train_videos": 24, "test_videos": 12, "batch_size": 8, "steps": 16},
+    "trainer": {"max_epochs": 1, "max_steps": -1},
+}
 TINY: dict[str, dict[str, dict[str, Any]]] = {
+    "2d-tan": {
+        "model": {
+            "clips": 16,
+            "map_size": 8,
+            "scales": [4, 2],
+            "hidden_dim": 32,
+            "query_dim": 32,
+            "recipe": {"lr": 5e-3},
+        },
+        **GROUNDING,
+    },
     "cmi": {
         "model": {"generator_steps": 2, "kd_steps": 2, "synthesis_batch": 16, "kd_batch": 16, "teacher_steps": 5},
         "data": {},
         "trainer": {"max_epochs": 1},
     },
-    "mgsl-net": {
-        "model": {"hidden_dim": 16, "video_dim": 16, "memory_slots": 8},
-        "data": {"train_videos": 24, "test_videos": 12, "batch_size": 8, "steps": 16},
+    "dcin-tel": {
+        "model": {"hidden_dim": 8},
+        "data": {"train_clips": 40, "test_clips": 8, "held_out": 1, "batch_size": 8},
         "trainer": {"max_epochs": 1, "max_steps": -1},
     },
+    "lgi": {"model": {"hidden_dim": 16, "attention_dim": 8, "head_dim": 16, "kernel": 3}, **GROUNDING},
+    "mgsl-net": {"model": {"hidden_dim": 16, "video_dim": 16, "memory_slots": 8}, **GROUNDING},
+    "vslnet": {"model": {"hidden_dim": 16, "character_dim": 8}, **GROUNDING},
 }
 
 

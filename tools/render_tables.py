@@ -81,9 +81,12 @@ def blocks(root: Path) -> dict[Path, dict[str, str]]:
     for entry in catalogue.CATALOGUE:
         pages[root / f"docs/methods/{entry.name}.md"] = {
             "arguments": arguments_table(method_class(entry.name)),
-            "claims": "\n\n".join(claim_section(claim, records.get(claim.name)) for claim in claims_of(entry.name)),
             "cite": f"```bibtex\n{entry.bibtex()}\n```",
         }
+        # A baseline claims nothing of its own, and its page has no such block.
+        if claims := claims_of(entry.name):
+            sections = [claim_section(claim, records.get(claim.name)) for claim in claims]
+            pages[root / f"docs/methods/{entry.name}.md"]["claims"] = "\n\n".join(sections)
     return pages
 
 
@@ -172,7 +175,8 @@ def methods_table(records: Mapping[str, Record], pages: str) -> str:
             entry.summary,
             entry.field,
             f"[{entry.venue} {entry.year}]({ARXIV}/{entry.arxiv})",
-            "<br>".join(f"`{claim.name}`: {_verdict(records.get(claim.name))}" for claim in claims_of(entry.name)),
+            "<br>".join(f"`{claim.name}`: {_verdict(records.get(claim.name))}" for claim in claims_of(entry.name))
+            or "a baseline",
         ]
         for entry in catalogue.CATALOGUE
     ]

@@ -50,6 +50,18 @@ class Entry:
 
 CATALOGUE = (
     Entry(
+        name="2d-tan",
+        title="Learning 2D Temporal Adjacent Networks for Moment Localization with Natural Language",
+        field="grounding",
+        target="ommatid.grounding.tan:TAN2D",
+        embedded="world-grounding",
+        summary="Score all candidate moments on a map of starts and ends, where neighbours see each other.",
+        arxiv="1912.03590",
+        authors="Zhang, S. and Peng, H. and Fu, J. and Luo, J.",
+        venue="AAAI",
+        year=2020,
+    ),
+    Entry(
         name="cmi",
         title="Contrastive Model Inversion for Data-Free Knowledge Distillation",
         field="transfer",
@@ -62,6 +74,32 @@ CATALOGUE = (
         year=2021,
     ),
     Entry(
+        name="dcin-tel",
+        title="Dilated Context Integrated Network with Cross-Modal Consensus for Temporal Emotion Localization in "
+        "Videos",
+        field="grounding",
+        target="ommatid.grounding.dcin_tel:DCINTEL",
+        embedded="world-grounding",
+        summary="Find when which emotion occurs in a subtitled clip, learning from labels of whole clips.",
+        arxiv="2208.01954",
+        authors="Li, J. and Xie, J. and Zhu, L. and Qian, L. and Tang, S. and Zhang, W. and Shi, H. and Zhang, S. and "
+        "Wei, L. and Tian, Q. and Zhuang, Y.",
+        venue="ACM Multimedia",
+        year=2022,
+    ),
+    Entry(
+        name="lgi",
+        title="Local-Global Video-Text Interactions for Temporal Grounding",
+        field="grounding",
+        target="ommatid.grounding.lgi:LGI",
+        embedded="world-grounding",
+        summary="Read a sentence as phrases, let each meet the video nearby and as a whole, regress one moment.",
+        arxiv="2004.07514",
+        authors="Mun, J. and Cho, M. and Han, B.",
+        venue="CVPR",
+        year=2020,
+    ),
+    Entry(
         name="mgsl-net",
         title="Memory-Guided Semantic Learning Network for Temporal Sentence Grounding",
         field="grounding",
@@ -72,6 +110,18 @@ CATALOGUE = (
         authors="Liu, D. and Qu, X. and Di, X. and Cheng, Y. and Xu, Z. and Zhou, P.",
         venue="AAAI",
         year=2022,
+    ),
+    Entry(
+        name="vslnet",
+        title="Span-based Localizing Network for Natural Language Video Localization",
+        field="grounding",
+        target="ommatid.grounding.vslnet:VSLNet",
+        embedded="world-grounding",
+        summary="Read a video like a passage of text and point at the first and the last step of the moment.",
+        arxiv="2004.13931",
+        authors="Zhang, H. and Sun, A. and Jing, W. and Zhou, J. T.",
+        venue="ACL",
+        year=2020,
     ),
 )
 

@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ommatid.data.features import save_array
+from ommatid.data.sentences import ENCODERS, SentenceEncoder
 from ommatid.engine.checkpoint import write_aside
 from ommatid.engine.settings import json_text, to_plain
 from ommatid.errors import InputError, unknown
+from ommatid.grounding.emotion_data import write_subtitles
 from ommatid.grounding.emotions import check_emotions, holds_emotions, read_emotions, summarise_emotions
 from ommatid.grounding.formats import FORMATS as GROUNDING_FORMATS
 from ommatid.grounding.formats import Fault, check_annotations, detect_format, read_annotations, summarise
@@ -183,7 +186,7 @@ def features(arguments: Namespace) -> int:
         clips, seconds = extractor(video)
         # Before the first features: a folder that an interruption leaves still tells whose they are.
         extractor.write(out)
-        write_aside(target, lambda aside, clips=clips: _save(aside, clips.numpy().astype(np.float32)))  # type: ignore[misc]
+        write_aside(target, lambda aside, clips=clips: save_array(aside, clips.numpy().astype(np.float32)))  # type: ignore[misc]
         shapes[video.stem], durations[video.stem] = len(clips), round(seconds, 3)
         for name, table in {"feature_shapes.json": shapes, "durations.json": durations}.items():
             write_aside(out / name, lambda aside, table=table: aside.write_text(json.dumps(table, indent=1)))  # type: ignore[misc]
@@ -192,18 +195,21 @@ def features(arguments: Namespace) -> int:
     return 0
 
 
+def subtitles(arguments: Namespace) -> int:
+    """Sentence features of the subtitles of emotion data, one .npy a clip; clips whose features exist are left out."""
+    if arguments.encoder not in ENCODERS:
+        raise unknown("encoder", arguments.encoder, ENCODERS)
+    counts = write_subtitles(Path(arguments.root), Path(arguments.out), SentenceEncoder(arguments.encoder))
+    summary = {"out": arguments.out, "encoder": arguments.encoder, **counts}
+    _tell(arguments, summary, [f"{arguments.out}: {counts['clauses']} clauses of {counts['clips']} clips"])
+    return 0
+
+
 def _refuse_mixture(out: Path, extractor: Any) -> None:
     """Features of two extractors in one folder would be silently useless."""
     path = out / "extractor.json"
     if path.is_file() and (known := _read_table(path)) != vars(extractor):
         raise InputError(f"{path}: the folder holds features of {known}, expected the same settings or another folder")
-
-
-def _save(path: Path, array: Any) -> None:
-    import numpy as np
-
-    with path.open("wb") as file:
-        np.save(file, array)
 
 
 def _read_table(path: Path) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from sklearn.metrics import average_precision_score
 
 from ommatid.errors import InputError
-from ommatid.grounding.detection import TIOUS, Detections, detection_ap
+from ommatid.grounding.detection import TIOUS, Detections, DetectionScores, detection_ap
+from ommatid.grounding.emotion_task import EmotionBatch, EmotionMoments
 
 
 def moments(count, videos, classes, seed, scored):
@@ -81,3 +83,77 @@ def test_bad_input_is_said_in_one_sentence():
         detection_ap(true, true, 3)
     with pytest.raises(InputError, match=r"^found: a label is outside 0 to 0$"):
         detection_ap(moments(5, 2, 3, 0, scored=True), true, 1)
+
+
+# --- the score of a split ---
+
+
+def clips(count=6, classes=3, seed=0):
+    """A batch of annotated clips and moments found in them, some entries fillers."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def spans(number):
+        start = 10 * torch.rand(count, number, generator=draw)
+        return torch.stack([start, start + 1 + 5 * torch.rand(count, number, generator=draw)], dim=-1)
+
+    true_labels = torch.randint(-1, classes, (count, 4), generator=draw)
+    found_labels = torch.randint(-1, classes, (count, 9), generator=draw)
+    scores = torch.rand(count, 9, generator=draw).masked_fill(found_labels < 0, float("-inf"))
+    labels = torch.stack([(true_labels == label).any(dim=1) for label in range(classes)], dim=1).float()
+    none = torch.zeros(count, 1)
+    batch = EmotionBatch(
+        video=none[..., None], text=none[..., None], mask=none > 0, seen=none > 0, heard=none > 0,
+        times=torch.zeros(count, 1, 2), labels=labels, votes=labels, true_spans=spans(4), true_labels=true_labels,
+        clip=torch.arange(count),
+    )  # fmt: skip
+    presence = torch.rand(count, classes, generator=draw)
+    return batch, EmotionMoments(spans(9), found_labels, scores, presence)
+
+
+def collected(batch, moments, *parts):
+    scores = DetectionScores()
+    for part in parts:
+        scores.update(batch.clip[part], scores.rows(batch[part], moments[part]))
+    return scores.compute()
+
+
+def test_a_split_is_scored_as_one_ranking_whatever_its_batches():
+    batch, moments = clips()
+    whole = collected(batch, moments, slice(0, 6))
+    assert collected(batch, moments, slice(0, 2), slice(2, 6)) == pytest.approx(whole)
+    rows = DetectionScores.rows(batch, moments)
+    found, true = rows["found"], rows["true"]
+    table = detection_ap(
+        Detections(found[:, 0].long(), found[:, 1].long(), found[:, 2:4].float(), found[:, 4].float()),
+        Detections(true[:, 0].long(), true[:, 1].long(), true[:, 2:4].float()),
+        3,
+    )
+    assert whole["mAP"] == pytest.approx(float(table.mean()))
+    assert whole["mAP@0.5"] == pytest.approx(float(table[:, TIOUS.index(0.5)].mean()))
+    assert whole["1/mAP"] == pytest.approx(float(table[1].mean()))
+
+
+def test_clips_that_a_distributed_sampler_repeats_count_once():
+    batch, moments = clips()
+    assert collected(batch, moments, slice(0, 6), slice(0, 3)) == collected(batch, moments, slice(0, 6))
+
+
+def test_clip_level_precision_is_scikit_learns():
+    batch, moments = clips()
+    expected = average_precision_score(batch.labels.numpy(), moments.presence.numpy(), average="macro")
+    assert collected(batch, moments, slice(0, 6))["clip_mAP"] == pytest.approx(float(expected))
+
+
+def test_without_annotated_moments_only_clips_are_scored():
+    batch, moments = clips()
+    batch.true_labels = torch.full_like(batch.true_labels, -1)
+    assert set(collected(batch, moments, slice(0, 6))) == {"clip_mAP"}
+    assert DetectionScores().compute() == {}
+
+
+def test_classes_are_called_by_their_names():
+    batch, moments = clips()
+    scores = DetectionScores()
+    scores.classes = ("anger", "joy", "peace")
+    scores.update(batch.clip, scores.rows(batch, moments))
+    assert {"anger/mAP", "joy/mAP", "peace/mAP"} < scores.compute().keys()

@@ -230,11 +230,7 @@ def test_seconds_of_a_prediction_are_rounded_to_milliseconds():
     assert found == [{"start": 1.235, "end": 6.543, "score": 0.9876}]
 
 
-# --- supervision, export ---
-
-
-def test_methods_without_a_trainer_take_any_batch(data, method):
-    method.require_spans(data.first_batch("train"))
+# --- export ---
 
 
 def test_the_plain_network_gives_what_the_method_gives(data, method):

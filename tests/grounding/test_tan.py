@@ -11,7 +11,7 @@ from ommatid.engine.settings import build
 from ommatid.errors import InputError
 from ommatid.grounding.data import GroundingData
 from ommatid.grounding.metrics import temporal_iou
-from ommatid.grounding.tan import TAN2D, resample
+from ommatid.grounding.tan import TAN2D
 from ommatid.grounding.timeindex import pool_to_length
 
 SMALL = {
@@ -125,16 +125,6 @@ def test_scores_are_those_of_a_network_without_any_shortcut(batch):
         seen = method.adjacent(plane[None], cells.mask)[0]
         rows.append(method.head(seen[:, cells.start, cells.end].T)[:, 0])
     torch.testing.assert_close(method.cell_logits(batch), torch.stack(rows))
-
-
-@pytest.mark.parametrize("clips", [3, 7, 16, 40])
-def test_resampling_a_batch_is_the_pooling_of_every_video(clips):
-    torch.manual_seed(0)
-    steps = torch.tensor([1, 5, 12, 16, 23])
-    video, mask = torch.randn(5, 23, 2), torch.arange(23) < steps[:, None]
-    found = resample(video, mask, clips)
-    for row, count in enumerate(steps.tolist()):
-        torch.testing.assert_close(found[row], pool_to_length(video[row, :count], clips))
 
 
 # --- training ---

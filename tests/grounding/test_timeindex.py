@@ -11,12 +11,17 @@ from hypothesis import strategies as st
 from ommatid.errors import InputError
 from ommatid.grounding.timeindex import (
     anchor_indices,
+    by_length,
     dense_span,
+    mean_between,
+    padded_anchors,
+    pool_padded,
     pool_to_length,
     sample_to_length,
     seconds_to_steps,
     snap_span,
     steps_to_seconds,
+    take,
     target_map,
 )
 
@@ -46,6 +51,50 @@ def test_short_sequences_are_kept_only_on_request():
     assert torch.equal(pool_to_length(features, 5, keep_short=True), features)
     assert pool_to_length(features, 8).shape == (8, 2)
     assert pool_to_length(features, 4, keep_short=True).shape == (4, 2)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 16, 20, 26, 64])
+def test_a_padded_batch_is_pooled_video_by_video(steps):
+    # Every length at once: among them are the exact halves, and those that double precision misses.
+    clips = torch.arange(1, 151)
+    mask = torch.arange(150) < clips[:, None]
+    video = torch.where(mask[..., None], ramp(150), 1e6)
+    pooled = pool_padded(video, mask, steps)
+    for row, count in enumerate(clips.tolist()):
+        edges = np.minimum(np.round(np.arange(steps + 1) / steps * count).astype(int), count - 1)
+        np.testing.assert_allclose(pooled[row].numpy(), slow_means(ramp(count).numpy(), edges), rtol=1e-5, atol=1e-4)
+        assert torch.equal(pooled[row], pool_to_length(ramp(count), steps))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 16, 50, 64])
+def test_anchors_of_a_padded_batch_are_those_of_every_video(steps):
+    clips = torch.arange(1, 301)
+    anchors = padded_anchors(torch.arange(300) < clips[:, None], steps)
+    assert anchors.tolist() == [anchor_indices(count, steps).tolist() for count in clips.tolist()]
+
+
+def test_what_depends_on_the_length_alone_is_looked_up():
+    mask = torch.arange(5) < torch.tensor([5, 1, 3])[:, None]
+    squares = by_length(lambda clips: torch.stack([clips, clips**2], dim=1).long(), mask)
+    assert squares.tolist() == [[5, 25], [1, 1], [3, 9]]
+
+
+def test_means_between_many_sequences_of_edges_are_those_of_each():
+    torch.manual_seed(0)
+    video = torch.randn(3, 20, 2)
+    edges = torch.randint(20, (3, 4, 6)).sort(dim=-1).values
+    means = mean_between(video, edges, longest=20)
+    assert means.shape == (3, 4, 5, 2)
+    for row in range(3):
+        for sequence in range(4):
+            expected = slow_means(video[row].numpy(), edges[row, sequence].tolist())
+            np.testing.assert_allclose(means[row, sequence].numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_clips_are_taken_by_number_from_their_own_video():
+    video = torch.arange(12.0).reshape(2, 3, 2)
+    assert take(video, torch.tensor([2, 0])).tolist() == [[4, 5], [6, 7]]
+    assert take(video, torch.tensor([[[1], [1]], [[0], [2]]]))[..., 0].tolist() == [[[2], [2]], [[6], [10]]]
 
 
 @given(LENGTHS, STEPS)

@@ -280,6 +280,7 @@ def test_released_names_map_onto_all_of_ours(predictor):
     state = released(predictor)
     ours = method.published_state(state)
     method.check_weights(ours, Path("released.pth"))
+    del ours["words.tags"]  # parts of speech come with the data
     assert sum(t.numel() for t in ours.values()) == sum(t.numel() for t in state.values()) + SMALL["word_dim"]
 
 

@@ -224,7 +224,7 @@ def _job_line(stage: str, job: Any, outcome: Any, kept: bool) -> None:
 
 
 def _declare_data(parser: argparse.ArgumentParser) -> None:
-    verbs = parser.add_subparsers(dest="action", required=True, metavar="make|check|features")
+    verbs = parser.add_subparsers(dest="action", required=True, metavar="make|check|features|subtitles")
     make = verbs.add_parser("make", help="write an embedded set to disk in an official format")
     make.add_argument("name", help="name of the embedded set, such as world-grounding or digits")
     make.add_argument("--out", required=True, help="folder to write")
@@ -240,14 +240,24 @@ def _declare_data(parser: argparse.ArgumentParser) -> None:
     features.add_argument("--backbone", default="resnet50", help="timm model (default: resnet50)")
     features.add_argument("--weights", help="weights file of the backbone (default: timm's pretrained weights)")
     features.add_argument("--fps", type=float, default=2.0, help="clips a second (default: 2)")
-    for each in (make, check, features):
+    subtitles = verbs.add_parser("subtitles", help="take sentence features from the subtitles of emotion data")
+    subtitles.add_argument("root", help="folder of the annotations (train.json, test.json)")
+    subtitles.add_argument("--out", required=True, help="folder for one .npy a clip")
+    subtitles.add_argument("--encoder", default="minilm", help="minilm or hashed (default: minilm)")
+    for each in (make, check, features, subtitles):
         _json(each)
 
 
 def _data(arguments: Arguments) -> int:
     from ommatid import datasets
 
-    return {"make": datasets.make, "check": datasets.check, "features": datasets.features}[arguments.action](arguments)
+    actions = {
+        "make": datasets.make,
+        "check": datasets.check,
+        "features": datasets.features,
+        "subtitles": datasets.subtitles,
+    }
+    return actions[arguments.action](arguments)
 
 
 def _declare_export(parser: argparse.ArgumentParser) -> None:

@@ -290,3 +290,9 @@ def read_feature_file(path: str | Path) -> Float[Tensor, "clip channel"]:
         with _hdf5(path) as file:
             return _as_features(_read_dataset(file, "feature", str(path)), str(path))
     raise InputError(f"{path}: not a feature file, expected .npy or .h5")
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write an array to exactly this path; numpy would add an ending of its own."""
+    with path.open("wb") as file:
+        np.save(file, array)

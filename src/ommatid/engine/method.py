@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
+from torchmetrics import Metric
 
 from ommatid.engine.batch import Batch
 from ommatid.engine.checkpoint import Checkpoint, read_checkpoint, read_foreign, write_checkpoint
 from ommatid.engine.data import DataModule
+from ommatid.engine.progress import share_done
 from ommatid.engine.recipe import ENDLESS, Phase, Recipe, build_optimizer, build_schedule
 from ommatid.engine.scores import SampleScores
 from ommatid.engine.settings import build, constructor_arguments, merge, to_plain
@@ -67,7 +69,7 @@ class Method(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.automatic_optimization = not self.several_optimizers
-        self._val_scores, self._test_scores = SampleScores(), SampleScores()
+        self._val_scores, self._test_scores = self.new_scores(), self.new_scores()
 
     @property
     def hparams(self) -> Any:
@@ -102,9 +104,17 @@ class Method(LightningModule):
         """Which sample of its split each row of the batch is."""
         raise NotImplementedError
 
-    def score(self, batch: Any) -> dict[str, Float[Tensor, "batch"]]:
+    def score(self, batch: Any) -> dict[str, Tensor]:
         """Each named metric of each sample; NaN where a metric does not apply to a sample."""
         raise NotImplementedError
+
+    def new_scores(self) -> Metric:
+        """What collects `identity` and `score` of every batch of a split: means over samples unless a field overrides.
+
+        A field whose metric is no mean (a precision over a ranking of the whole split) gives a metric with
+        `update(identity, scores)` and `compute() -> name to value`.
+        """
+        return SampleScores()
 
     def published_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The authors' state dict under our names."""
@@ -194,6 +204,12 @@ class Method(LightningModule):
         value = gradient_clip_val if gradient_clip_val is not None else self.recipe.clip_norm
         self.clip_gradients(optimizer, value, gradient_clip_algorithm)
 
+    @property
+    def share_done(self) -> float:
+        """How much of the training is done, in [0, 1], for losses that change with time; 0 without a trainer."""
+        trainer = self._trainer
+        return 0.0 if trainer is None else share_done(trainer)
+
     # Lightning's bookkeeping cannot be traced by torch.compile, and has nothing to gain from it.
     @torch.compiler.disable
     def report(self, **losses: Tensor) -> None:
@@ -215,7 +231,7 @@ class Method(LightningModule):
     def on_test_epoch_end(self) -> None:
         self._close("test", self._test_scores)
 
-    def _close(self, split: str, scores: SampleScores) -> None:
+    def _close(self, split: str, scores: Metric) -> None:
         means = {f"{split}/{name}": value for name, value in scores.compute().items()}
         self.log_dict({name: value for name, value in means.items() if name != self.monitor}, rank_zero_only=False)
         if self.monitor in means:

@@ -1,12 +1,17 @@
 """Detection average precision over temporal overlap, as ActivityNet's evaluation computes it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from sklearn.metrics import average_precision_score
 from torch import Tensor
+from torchmetrics import Metric
 
 from ommatid.errors import InputError
+from ommatid.grounding.emotion_task import EmotionBatch, EmotionMoments
 from ommatid.grounding.metrics import temporal_iou
 
 TIOUS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
@@ -101,3 +106,74 @@ def _interpolated(hits: Tensor, count: int) -> Float[Tensor, "tiou"]:
     precision = right / torch.arange(1, len(hits) + 1, dtype=torch.float64)[:, None]
     envelope = precision.flip(0).cummax(dim=0).values.flip(0) if len(hits) else precision
     return ((envelope * hits).sum(dim=0) / count).float()
+
+
+class DetectionScores(Metric):
+    """Average precision over a whole split, gathered clip by clip, on one process or on many.
+
+    `mAP` is the mean over classes and overlaps (`TIOUS`), `mAP@0.5` that at one overlap, `<class>/mAP` that of one
+    class, and `clip_mAP` says how well clips, not moments, are ranked. What the split has no labels for is left out.
+
+    Attributes:
+        classes: their names; numbers where empty.
+    """
+
+    full_state_update = False
+    found: list[Tensor]
+    true: list[Tensor]
+    clips: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes: tuple[str, ...] = ()
+        for name in ("found", "true", "clips"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    @staticmethod
+    def rows(batch: EmotionBatch, moments: EmotionMoments) -> dict[str, Tensor]:
+        """Found and true moments of a batch of clips, and what is said and true of each clip as a whole."""
+        clips = torch.cat([moments.presence.double(), batch.labels.double()], dim=1)
+        return {
+            "found": _moment_rows(batch.clip, moments.labels, moments.spans, moments.scores),
+            "true": _moment_rows(batch.clip, batch.true_labels, batch.true_spans, batch.true_labels),
+            "clips": torch.cat([batch.clip[:, None].double(), clips], dim=1),
+        }
+
+    def update(self, identity: Int[Tensor, "batch"], scores: Mapping[str, Tensor]) -> None:
+        for name, rows in scores.items():
+            getattr(self, name).append(rows)
+
+    def compute(self) -> dict[str, float]:
+        # A distributed sampler repeats clips; a repeated row says the same again.
+        found, true, clips = (_joined(getattr(self, name)).unique(dim=0) for name in ("found", "true", "clips"))
+        if not len(clips):
+            return {}
+        classes = (clips.shape[1] - 1) // 2
+        said, labels = clips[:, 1 : 1 + classes].numpy(), clips[:, 1 + classes :].numpy()
+        known = [number for number in range(classes) if labels[:, number].any()]
+        precision = [average_precision_score(labels[:, number], said[:, number]) for number in known]
+        scores = {"clip_mAP": float(np.mean(precision))} if known else {}
+        if not len(true):
+            return scores
+        table = detection_ap(_detections(found, True), _detections(true, False), classes)
+        scores |= {"mAP": float(table.nanmean())}
+        scores |= {f"mAP@{tiou:g}": float(value) for tiou, value in zip(TIOUS, table.nanmean(dim=0), strict=True)}
+        names = self.classes or tuple(map(str, range(classes)))
+        return scores | {f"{name}/mAP": float(value) for name, value in zip(names, table.mean(dim=1), strict=True)}
+
+
+def _moment_rows(clip: Tensor, labels: Tensor, spans: Tensor, scores: Tensor) -> Tensor:
+    """(clip, label, start, end, score) of every moment that is none of the fillers."""
+    every = torch.cat(
+        [clip[:, None, None].expand(-1, labels.shape[1], 1), labels[..., None], spans, scores[..., None]], dim=-1
+    )
+    return every[labels >= 0].double()
+
+
+def _joined(state: list[Tensor] | Tensor) -> Tensor:
+    return (state if isinstance(state, Tensor) else torch.cat(state) if state else torch.zeros(0, 1)).cpu()
+
+
+def _detections(rows: Tensor, scored: bool) -> Detections:
+    video, label, spans = rows[:, 0].long(), rows[:, 1].long(), rows[:, 2:4].float()
+    return Detections(video, label, spans, rows[:, 4].float() if scored else None)

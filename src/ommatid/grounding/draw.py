@@ -75,6 +75,41 @@ def draw_moments(
     return figure
 
 
+def draw_emotions(
+    duration: float, moments: Sequence[tuple[str, float, float, float]], path: str | Path | None = None
+) -> Figure:
+    """Moments of emotions on one time line, a row an emotion, the surer the darker.
+
+    Args:
+        duration: seconds.
+        moments: (emotion, start, end, score), best first.
+        path: where the picture goes, in the format of its ending.
+
+    Raises:
+        InputError: `duration` is not a positive number, or `path` cannot be written.
+
+    Examples:
+        >>> moments = [("anger", 1.0, 4.0, 0.9), ("peace", 6.0, 19.0, 0.4), ("anger", 8.0, 9.0, 0.2)]
+        >>> figure = draw_emotions(20.0, moments)
+        >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        ['anger', 'peace']
+    """
+    if not (math.isfinite(duration) and duration > 0):
+        raise InputError(f"duration: found {duration}, expected seconds above zero")
+    names = list(dict.fromkeys(name for name, *_ in moments))
+    height = ROW * max(len(names), 1) + 0.75
+    figure = Figure(figsize=(WIDTH, height), dpi=200, facecolor="white")
+    axes = figure.add_axes((0.29, 0.55 / height, 0.67, ROW * max(len(names), 1) / height))
+    best = max((score for *_, score in moments), default=1.0) or 1.0
+    for name, start, end, score in reversed(moments):
+        strength = min(max(score / best, 0.15), 1.0)
+        axes.barh(names.index(name), end - start, left=start, height=0.72, color=BEST, alpha=strength, ec="white")
+    _finish_timeline(axes, duration, names)
+    if path is not None:
+        _save(figure, Path(path))
+    return figure
+
+
 def _draw_timeline(
     axes: Axes, duration: float, spans: list[list[float]], scores: list[float], truth: Sequence[float] | None
 ) -> None:
@@ -87,9 +122,13 @@ def _draw_timeline(
         axes.barh(row, end - start, left=start, height=0.72, color=colour, hatch="//" if is_truth else None, ec="white")
         label = "  ".join(part for part in (f"{start:.1f}–{end:.1f} s", score) if part)  # noqa: RUF001
         _write_beside(axes, row, start, end, duration, label)
+    _finish_timeline(axes, duration, [name for name, _, _ in bars])
+
+
+def _finish_timeline(axes: Axes, duration: float, rows: Sequence[str]) -> None:
     axes.set_xlim(0, duration)
-    axes.set_ylim(max(len(bars), 1) - 0.5, -0.5)
-    axes.set_yticks(range(len(bars)), [name for name, _, _ in bars], fontsize=10)
+    axes.set_ylim(max(len(rows), 1) - 0.5, -0.5)
+    axes.set_yticks(range(len(rows)), list(rows), fontsize=10)
     axes.set_xlabel("seconds", fontsize=10, labelpad=1)
     axes.tick_params(axis="x", labelsize=9)
     axes.tick_params(axis="y", length=0)

@@ -21,6 +21,8 @@ from jaxtyping import Float, Int
 from ommatid.errors import InputError
 from ommatid.grounding.records import Fault, Record, load_object, read_bytes, show
 
+Instances = Literal["runs", "hull"]
+
 FILES = {"train": "train.json", "test": "test.json"}
 _TIME = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)-->(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 
@@ -109,7 +111,7 @@ def runs(indices: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def emotion_instances(
-    clips: Sequence[EmotionalClip], classes: Sequence[str], instances: Literal["runs", "hull"] = "runs"
+    clips: Sequence[EmotionalClip], classes: Sequence[str], instances: Instances = "runs"
 ) -> tuple[Int[np.ndarray, "instance 2"], Float[np.ndarray, "instance 2"]]:
     """What there is to be found in test clips: (clip, class) numbers, and (start, end) in seconds.
 

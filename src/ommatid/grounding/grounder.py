@@ -139,16 +139,6 @@ class Grounder(Method):
         scores = grounding_scores(self(batch), batch.span, batch.duration, THRESHOLDS, nms=NMS)
         return with_subsets(scores, batch.subsets)
 
-    def require_spans(self, batch: GroundingBatch) -> None:
-        """Refuse a batch without annotated moments, before it silently trains on nothing."""
-        # NaN spans would need a look at the values, a wait for the device in every step; the data module knows.
-        data = getattr(self._trainer, "datamodule", None)
-        if data is not None and data.supervision != "span":
-            raise InputError(
-                f"{type(self).__name__} learns from annotated moments, these data have supervision "
-                f"{data.supervision!r}: expected a moment for every training query"
-            )
-
     # -- prediction --
 
     @torch.no_grad()

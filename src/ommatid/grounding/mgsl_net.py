@@ -118,7 +118,6 @@ class MGSLNet(Grounder):
 
     def training_step(self, batch: GroundingBatch, _: int) -> Tensor:
         """One stage, one optimiser over everything but the memories (E19)."""
-        self.require_spans(batch)
         prediction, cycle = self.regress(batch)
         parts = dense_loss(prediction, batch.span)
         settings = self.hparams

@@ -1,6 +1,5 @@
 """Where a grounding data set comes from: a folder of the user's, or the embedded world."""
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ommatid.data.features import FeatureStore
+from ommatid.data.sentences import hashed_vector
 from ommatid.data.text import Vocabulary, read_glove, tokenize
 from ommatid.data.video import Extractor
 from ommatid.data.worlds.grounding import GroundingWorld, WorldQuery
@@ -176,7 +176,7 @@ class FolderSource:
         path = self.root / "pos.json"
         if not path.is_file():
             return None
-        table = _read_json(path, "word -> part of speech")
+        table = read_json(path, "word -> part of speech")
         if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
             raise InputError(f"{path}: expected one JSON object, word -> part of speech")
         return table
@@ -186,7 +186,7 @@ class FolderSource:
         path = beside / "extractor.json"
         if not path.is_file():
             return None
-        settings = _read_json(path, "the settings of an extractor")
+        settings = read_json(path, "the settings of an extractor")
         if not isinstance(settings, dict):
             raise InputError(f"{path}: found a {type(settings).__name__}, expected the settings of an extractor")
         try:
@@ -195,7 +195,13 @@ class FolderSource:
             raise InputError(f"{path}: {error}") from error
 
 
-def _read_json(path: Path, expected: str) -> Any:
+_REQUIRED = object()
+
+
+def read_json(path: Path, expected: str, missing: Any = _REQUIRED) -> Any:
+    """What a JSON file beside the data holds; `missing` where there is no such file."""
+    if missing is not _REQUIRED and not path.is_file():
+        return missing
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -204,10 +210,7 @@ def _read_json(path: Path, expected: str) -> Any:
 
 def nameless_vectors(vocabulary: Vocabulary, dim: int = NAMELESS_DIM) -> Float[Tensor, "row dim"]:
     """Random vectors that depend on the word alone: they tell words apart, nothing more."""
-    rows = [np.zeros(dim), np.zeros(dim)]
-    for word in vocabulary.words:
-        seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "little")
-        rows.append(np.random.default_rng(seed).normal(0, 0.4, dim))
+    rows = [np.zeros(dim), np.zeros(dim), *(hashed_vector(word, dim) for word in vocabulary.words)]
     return torch.from_numpy(np.stack(rows).astype(np.float32))
 
 

@@ -7,7 +7,7 @@ much they overlap the described moment (B5). Equation numbers refer to the field
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ommatid.engine.checkpoint import rename
@@ -16,7 +16,7 @@ from ommatid.errors import InputError
 from ommatid.grounding.encoders import WordEmbedding
 from ommatid.grounding.grounder import Grounder
 from ommatid.grounding.task import GroundingBatch, Moments, sort_moments
-from ommatid.grounding.timeindex import target_map
+from ommatid.grounding.timeindex import pool_padded, target_map
 from ommatid.nn.proposal_map import MaskedMapConv, ProposalMap
 
 
@@ -95,7 +95,6 @@ class TAN2D(Grounder):
 
     def training_step(self, batch: GroundingBatch, _: int) -> Tensor:
         """Binary cross-entropy with the rescaled overlap of every existing cell (B5)."""
-        self.require_spans(batch)
         loss = F.binary_cross_entropy_with_logits(self.cell_logits(batch).float(), self.targets(batch))
         self.report(loss=loss)
         return loss
@@ -109,7 +108,7 @@ class TAN2D(Grounder):
 
     def positions(self, batch: GroundingBatch) -> Float[Tensor, "batch position hidden"]:
         """One feature for each position of the map: the mean of its clips (B1)."""
-        video = resample(batch.video, batch.video_mask, self.hparams.clips)
+        video = pool_padded(batch.video, batch.video_mask, self.hparams.clips)
         return F.relu(self.clip_input(video)).unflatten(1, (self.hparams.map_size, -1)).mean(dim=2)
 
     def query(self, batch: GroundingBatch) -> Float[Tensor, "batch hidden"]:
@@ -134,28 +133,6 @@ class TAN2D(Grounder):
             # Their 1x1 convolutions are our linear layers.
             ours[renamed] = tensor.flatten(1) if renamed in _POINTWISE and tensor.ndim > 2 else tensor
         return ours
-
-
-def resample(
-    video: Float[Tensor, "batch time channel"], mask: Bool[Tensor, "batch time"], clips: int
-) -> Float[Tensor, "batch {clips} channel"]:
-    """Padded videos as so many clips each, by the field's average pooling (D1, `pool_to_length` for a whole batch).
-
-    Examples:
-        >>> video = torch.tensor([[[1.0], [2.0], [9.0]]])
-        >>> resample(video, torch.tensor([[True, True, False]]), 4)[0, :, 0]
-        tensor([1., 1., 2., 2.])
-    """
-    steps = mask.sum(dim=1, keepdim=True)
-    # In whole numbers: not every device has the double precision in which `pooling_edges` rounds halves to even.
-    place = torch.arange(clips + 1, device=video.device) * steps
-    whole, rest = place // clips, 2 * (place % clips)
-    up = (rest > clips) | ((rest == clips) & (whole % 2 == 1))
-    edges = torch.minimum(whole + up, steps - 1)
-    first, end = edges[:, :-1, None], edges[:, 1:, None]
-    step = torch.arange(video.shape[1], device=video.device)
-    member = (step >= first) & (step < torch.maximum(end, first + 1))
-    return (member / (end - first).clamp(min=1)).to(video.dtype) @ video
 
 
 _PUBLISHED = (

@@ -4,8 +4,10 @@ A video has `n` clips (the stored features) and is shown to a model as `T` steps
 numbered from 0 and inclusive on both ends; spans in seconds are ordinary intervals.
 """
 
+from collections.abc import Callable
+
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ommatid.errors import InputError
@@ -33,14 +35,28 @@ def pool_to_length(
     _check_lengths(len(features), steps)
     if keep_short and len(features) <= steps:
         return features
-    return _mean_between(features, pooling_edges(len(features), steps).to(features.device))
+    edges = pooling_edges(len(features), steps).to(features.device)
+    return mean_between(features[None], edges[None], _longest_range(len(features), steps))[0]
+
+
+def pool_padded(
+    video: Float[Tensor, "batch clip channel"], mask: Bool[Tensor, "batch clip"], steps: int
+) -> Float[Tensor, "batch {steps} channel"]:
+    """`pool_to_length` of every video of a padded batch (D1); short ones are repeated.
+
+    Examples:
+        >>> video = torch.tensor([[[1.0], [2.0], [9.0]]])
+        >>> pool_padded(video, torch.tensor([[True, True, False]]), 4)[0, :, 0]
+        tensor([1., 1., 2., 2.])
+    """
+    edges = by_length(lambda clips: _edges(clips, steps), mask)
+    return mean_between(video, edges, _longest_range(mask.shape[1], steps))
 
 
 def pooling_edges(clips: int, steps: int) -> Int[Tensor, "edge"]:
     """The `steps + 1` clips between which D1 averages: halves are rounded to even, the last edge is the last clip."""
     _check_lengths(clips, steps)
-    edges = torch.arange(steps + 1, dtype=torch.float64) / steps * clips
-    return edges.round().long().clamp(max=clips - 1)
+    return _edges(torch.tensor(clips, dtype=torch.float64), steps)
 
 
 def anchor_indices(clips: int, steps: int) -> Int[Tensor, "step"]:
@@ -51,18 +67,77 @@ def anchor_indices(clips: int, steps: int) -> Int[Tensor, "step"]:
         tensor([0, 3, 6, 9])
     """
     _check_lengths(clips, steps)
-    if steps == 1:
-        return torch.zeros(1, dtype=torch.long)
-    # i * ((n - 1) / (T - 1)) in this order: another order of the same operations truncates to other integers.
-    index = (torch.arange(steps, dtype=torch.float64) * ((clips - 1) / (steps - 1))).long()
-    index[-1] = clips - 1
-    return index
+    return _anchors(torch.tensor(clips, dtype=torch.float64), steps)
+
+
+def padded_anchors(mask: Bool[Tensor, "batch clip"], steps: int) -> Int[Tensor, "batch {steps}"]:
+    """`anchor_indices` of every video of a padded batch (D4).
+
+    Examples:
+        >>> padded_anchors(torch.tensor([[True] * 5, [True] * 3 + [False] * 2]), 3)
+        tensor([[0, 2, 4],
+                [0, 1, 2]])
+    """
+    return by_length(lambda clips: _anchors(clips, steps), mask)
 
 
 def sample_to_length(features: Float[Tensor, "clip channel"], steps: int) -> Float[Tensor, "step channel"]:
     """Sparse sampling to a fixed number of steps (D4): means between anchors, and the last clip as the last step."""
     index = anchor_indices(len(features), steps).to(features.device)
-    return torch.cat([_mean_between(features, index), features[-1:]])
+    longest = _longest_range(len(features), max(steps - 1, 1))
+    return torch.cat([mean_between(features[None], index[None], longest)[0], features[-1:]])
+
+
+def by_length(
+    rule: Callable[[Float[Tensor, "length"]], Int[Tensor, "length *index"]], mask: Bool[Tensor, "batch clip"]
+) -> Int[Tensor, "batch *index"]:
+    """Indices that depend on the number of clips alone, for every video of a padded batch.
+
+    Rounding and truncation are those of double precision, which not every device has: the rule is worked out on the
+    host for every length that the padding leaves room for, and each video looks up its own.
+
+    Args:
+        rule: numbers of clips, as float64, to indices; whatever it makes of no clips.
+
+    Examples:
+        >>> by_length(lambda clips: (clips / 2).long(), torch.tensor([[True, True, True], [True, True, False]]))
+        tensor([1, 1])
+    """
+    table = rule(torch.arange(mask.shape[1] + 1, dtype=torch.float64, device="cpu"))
+    return table.to(mask.device)[mask.sum(dim=1)]
+
+
+def mean_between(
+    video: Float[Tensor, "batch clip channel"], edges: Int[Tensor, "batch *sequence edge"], longest: int
+) -> Float[Tensor, "batch *sequence step channel"]:
+    """Mean of the clips of every half-open range between neighbouring edges; of an empty range, its first edge.
+
+    Args:
+        edges: never falling, inside the video; any number of sequences of them for each video.
+        longest: no range holds more clips than this.
+
+    Examples:
+        >>> mean_between(torch.arange(5.0)[None, :, None], torch.tensor([[0, 3, 3, 4]]), longest=3)[0, :, 0]
+        tensor([1., 3., 3.])
+    """
+    first, end = edges[..., :-1, None], edges[..., 1:, None]
+    clip = first + torch.arange(longest, device=video.device)
+    inside = (clip < torch.maximum(end, first + 1))[..., None]
+    members = take(video, clip.clamp(max=video.shape[1] - 1)).where(inside, 0)
+    return members.sum(dim=-2) / inside.sum(dim=-2)
+
+
+def take(
+    video: Float[Tensor, "batch clip channel"], index: Int[Tensor, "batch *place"]
+) -> Float[Tensor, "batch *place channel"]:
+    """Clips by their number, whatever the shape of the numbers.
+
+    Examples:
+        >>> take(torch.arange(5.0)[None, :, None], torch.tensor([[[4, 0], [1, 1]]])).shape
+        torch.Size([1, 2, 2, 1])
+    """
+    row = torch.arange(len(video), device=video.device).view(-1, *[1] * (index.ndim - 1))
+    return video[row, index]
 
 
 def dense_span(
@@ -162,15 +237,23 @@ def _iou_table(
     return temporal_iou(moments, span[:, None, None, :])
 
 
-def _mean_between(features: Float[Tensor, "clip channel"], edges: Int[Tensor, "edge"]) -> Float[Tensor, "step channel"]:
-    """Mean of the clips of every half-open range between neighbouring edges; of an empty range, its first edge."""
-    clips, steps = len(features), len(edges) - 1
-    # The step of a clip is the last range that begins at or before it, so that empty ranges receive nothing.
-    step = torch.searchsorted(edges, torch.arange(clips, device=features.device), right=True) - 1
-    inside = step < steps
-    total = features.new_zeros(steps, features.shape[1]).index_add(0, step[inside], features[inside])
-    count = torch.bincount(step[inside], minlength=steps)[:, None]
-    return torch.where(count > 0, total / count.clamp(min=1), features[edges[:-1]])
+def _edges(clips: Float[Tensor, "*video"], steps: int) -> Int[Tensor, "*video edge"]:
+    edges = torch.arange(steps + 1, dtype=torch.float64, device=clips.device) / steps * clips[..., None]
+    return torch.minimum(edges.round(), clips[..., None] - 1).long()
+
+
+def _anchors(clips: Float[Tensor, "*video"], steps: int) -> Int[Tensor, "*video step"]:
+    # i * ((n - 1) / (T - 1)) in this order: another order of the same operations truncates to other integers.
+    stride = (clips - 1) / max(steps - 1, 1)
+    index = torch.arange(steps, dtype=torch.float64, device=clips.device) * stride[..., None]
+    if steps > 1:
+        index[..., -1] = clips - 1
+    return index.long()
+
+
+def _longest_range(clips: int, steps: int) -> int:
+    """What rounding leaves between two neighbours of `steps` even ones at most."""
+    return clips // steps + 1
 
 
 def _check_lengths(clips: int, steps: int) -> None:

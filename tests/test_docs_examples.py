@@ -33,6 +33,7 @@ import ommatid.datasets
 import ommatid.demo
 import ommatid.doctor
 import ommatid.report.page
+import tiny
 from ommatid import api, catalogue
 from ommatid.cli import main
 from ommatid.engine.settings import checked, constructor_arguments, merge
@@ -45,16 +46,13 @@ PAGES = [
     if path.is_file()
 ]
 NAMES = [path.relative_to(ROOT).as_posix() for path in PAGES]
+CMI = {
+    "model": {"generator_steps": 4, "kd_steps": 4, "synthesis_batch": 16, "kd_batch": 16, "teacher_steps": 30},
+    "trainer": {"max_epochs": 2},
+}
 TINY = {
-    "cmi": {
-        "model": {"generator_steps": 4, "kd_steps": 4, "synthesis_batch": 16, "kd_batch": 16, "teacher_steps": 30},
-        "trainer": {"max_epochs": 2, "accelerator": "cpu", "devices": 1},
-    },
-    "mgsl-net": {
-        "model": {"hidden_dim": 16, "video_dim": 16, "memory_slots": 8},
-        "data": {"train_videos": 24, "test_videos": 12, "batch_size": 8, "steps": 16},
-        "trainer": {"max_epochs": 1, "max_steps": -1, "accelerator": "cpu", "devices": 1},
-    },
+    name: merge(case, {"trainer": {"accelerator": "cpu", "devices": 1}})
+    for name, case in {**tiny.TINY, "cmi": CMI}.items()
 }
 PLACEHOLDERS = {"METHOD": "mgsl-net", "<name>": "mgsl-net", "VIEW": "rare", "RUN": "runs/mgsl-net/20260101-120000"}
 
@@ -95,11 +93,11 @@ def sandbox(tmp_path, monkeypatch):
     """An empty folder to work in, and trainings of a few updates."""
     planned = api.plan
 
-    def tiny(kind, model, data, trainer, seed=0):
+    def cut_short(kind, model, data, trainer, seed=0):
         config, cut = planned(kind, model, data, trainer, seed), TINY[api.catalogue_name(kind)]
         return config | {group: merge(config[group], cut.get(group, {})) for group in ("model", "data", "trainer")}
 
-    monkeypatch.setattr(api, "plan", tiny)
+    monkeypatch.setattr(api, "plan", cut_short)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -198,7 +196,7 @@ class Parsed(Exception):
 
 WORK = [
     *((api, verb) for verb in ("train", "resume", "evaluate", "predict", "compare", "claim", "export")),
-    *((ommatid.datasets, verb) for verb in ("make", "check", "features")),
+    *((ommatid.datasets, verb) for verb in ("make", "check", "features", "subtitles")),
     *((ommatid.report.page, "write_report"), (ommatid.doctor, "examine"), (ommatid.demo, "run_demo")),
 ]
 

@@ -36,13 +36,20 @@ def made_up(monkeypatch):
     def run_here(jobs, processes):
         for job in jobs:
             ran.append(job)
-            names = ("top1", "top5", "teacher_top1", "mIoU", "R@1,IoU=0.5", "R@1,IoU=0.7")
-            metrics = dict.fromkeys((*names, "rare/R@1,IoU=0.5", "common/R@1,IoU=0.5"), 0.5 + 0.01 * job.seed)
+            metrics = dict.fromkeys(("top1", *measured_by_claims()), 0.5 + 0.01 * job.seed)
             read_outs = {"nearest_similarity": 0.9, "mean_similarity": 0.5, "class_entropy": float("nan")}
             yield job, Outcome(metrics, read_outs, 1.0 + job.seed, 10, 100)
 
     monkeypatch.setattr(sweep, "_in_processes", run_here)
     return ran
+
+
+def measured_by_claims() -> set[str]:
+    """Every metric that some claim looks at."""
+    claims = [claim for name in METHODS for claim in api.method_class(name).claims]
+    criteria = [criterion for claim in claims for criterion in claim.criteria]
+    looked_at = [name for each in criteria for name in (each.metric, each.beyond)]
+    return {name for name in (*looked_at, *(claim.tuning_metric for claim in claims)) if name}
 
 
 def video(path: Path, clips: int = 20, channels: int = 48) -> Path:
@@ -288,9 +295,42 @@ def test_comparison_has_a_column_a_method_and_a_value_a_seed(tmp_path, made_up):
 def test_a_field_stands_for_its_methods(tmp_path, made_up):
     settings = {"data": TINY["mgsl-net"]["data"], "trainer": {"max_steps": 2}}
     record = api.compare("grounding", **settings, folder=tmp_path)
-    assert list(record["methods"]) == catalogue.names("grounding")
+    assert list(record["methods"]) == [name for name in catalogue.names("grounding") if name != "dcin-tel"]
+    assert record["left_out"] == {"dcin-tel": "reads other data (EmotionData); compare it by its name"}
     assert all(job.trainer["max_steps"] == 2 for job in made_up)
     assert api.compare(["mgsl-net"], **settings, folder=tmp_path)["methods"].keys() == {"mgsl-net"}
+
+
+def test_compared_methods_share_data_and_updates_and_keep_their_own_sizes(tmp_path, made_up):
+    api.compare("grounding", model={"hidden_dim": 24}, data={"train_videos": 24, "test_videos": 8}, folder=tmp_path)
+    shared = api.method_class("mgsl-net").data_module.compared
+    for job in made_up:
+        assert job.data == {**job.data, **shared["data"]}
+        assert job.trainer == shared["trainer"]
+        assert job.model["hidden_dim"] == 24
+    assert len({json.dumps(job.data, sort_keys=True) for job in made_up}) == 1
+    assert len({json.dumps(job.model, sort_keys=True) for job in made_up}) == len(made_up)
+    with pytest.raises(InputError, match=r"none of the methods .* has an argument 'hiden_dim'"):
+        api.compare("grounding", model={"hiden_dim": 24}, folder=tmp_path)
+
+
+def test_methods_that_the_data_cannot_teach_are_left_out_and_named(tmp_path, made_up):
+    record = api.compare("grounding", data={"view": "glance", "train_videos": 12, "test_videos": 4}, folder=tmp_path)
+    reason = "learns from annotated moments, these data have supervision 'glance'"
+    assert record["left_out"]["mgsl-net"].startswith(reason)
+    assert "mgsl-net" not in record["methods"]
+    with pytest.raises(InputError, match="compare: vslnet learns from annotated moments"):
+        api.compare(["vslnet"], data={"view": "glance", "train_videos": 12, "test_videos": 4}, folder=tmp_path)
+
+
+def test_answers_to_the_same_queries_are_kept_and_drawn(tmp_path):
+    settings = {"data": TINY["mgsl-net"]["data"], "trainer": {"max_steps": 2}}
+    record = api.compare(["lgi", "vslnet"], **settings, model={"hidden_dim": 16}, folder=tmp_path, shown=2)
+    first, second = record["examples"].values()
+    assert [told["sentence"] for told in first] == [told["sentence"] for told in second]
+    assert all(told["truth"] and told["moments"] for told in (*first, *second))
+    assert record["pictures"] == ["examples/query_1.png", "examples/query_2.png"]
+    assert all((tmp_path / picture).stat().st_size > 0 for picture in record["pictures"])
 
 
 def test_only_methods_of_one_field_can_be_compared(tmp_path):
@@ -302,7 +342,12 @@ def test_only_methods_of_one_field_can_be_compared(tmp_path):
         api.compare(["cim"], folder=tmp_path)
 
 
-@pytest.mark.parametrize("name", METHODS)
+def test_a_baseline_makes_no_claim(tmp_path):
+    with pytest.raises(InputError, match=r"^vslnet makes no claim of its own: it is a baseline, see 'ommatid compare"):
+        api.claim("vslnet", folder=tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if api.method_class(name).claims])
 def test_claims_are_written_as_strict_json(tmp_path, made_up, name):
     records = api.claim(name, seeds=2, folder=tmp_path / "runs", results=tmp_path / "results")
     written = {path.stem for path in (tmp_path / "results").iterdir()}

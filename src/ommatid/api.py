@@ -230,31 +230,52 @@ def compare(
     processes: int = 1,
     cluster: str | None = None,
     folder: str | Path = "runs/compare",
+    shown: int = 6,
 ) -> dict[str, Any]:
     """Train the methods of a field (or the named ones) on the same data, budget and seeds; one record with all numbers.
 
+    Of a field those methods take part that the data can teach; `left_out` says why others do not.
+
+    Args:
+        data, trainer: of all methods alike; on embedded data they lie above what the field compares its methods on.
+        model: of every method that has such an argument.
+        shown: for how many test samples predictions are kept and drawn.
+
     Returns:
-        What `folder/comparison.json` holds: `data`, `methods` (name -> metrics and costs, one value a seed) and
-        `baselines` (name -> metrics).
+        What `folder/comparison.json` holds: `data`, `methods` (name -> metrics and costs, one value a seed),
+        `baselines` (name -> metrics), `left_out` (name -> reason), `examples` (name -> predictions of the first seed)
+        and `pictures` (files in `folder`).
     """
+    left_out: dict[str, str] = {}
     chosen = _chosen_methods(what)
-    jobs: dict[str, list[Job]] = {}
-    for name in chosen:
-        kind = method_class(name)
-        config = plan(kind, model or {}, data or {}, trainer or {})
-        jobs[name] = [
-            Job(target_of(kind), to_plain(config["model"]), _without_seed(config["data"]), config["trainer"], number)
-            for number in range(seeds)
-        ]
+    if isinstance(what, str) and what in catalogue.FIELDS:
+        chosen, left_out = _of_one_contract(chosen)
+    for setting in model or {}:
+        if not any(setting in constructor_arguments(method_class(name)) for name in chosen):
+            raise InputError(f"compare: none of the methods {', '.join(chosen)} has an argument {setting!r}")
+    plans = {name: _common_plan(name, model or {}, data or {}, trainer or {}) for name in chosen}
+    module = build(method_class(chosen[0]).data_module, plans[chosen[0]]["data"])
+    reasons = {name: method_class(name).refuses(module) for name in chosen}
+    left_out |= {name: reason for name, reason in reasons.items() if reason}
+    plans = {name: config for name, config in plans.items() if name not in left_out}
+    if not plans:
+        raise InputError(f"compare: {chosen[0]} {reasons[chosen[0]]}")
+    jobs = {
+        name: [_shown_job(name, config, number, shown if number == 0 else 0) for number in range(seeds)]
+        for name, config in plans.items()
+    }
     outcomes = run_jobs([job for group in jobs.values() for job in group], Path(folder), processes, cluster)
-    first = method_class(chosen[0])
-    module = build(first.data_module, plan(first, {}, data or {}, {})["data"])
     methods = {name: [outcomes[job.key] for job in group] for name, group in jobs.items()}
+    examples = {name: group[0].examples for name, group in methods.items()}
+    pictures = method_class(next(iter(plans))).draw_examples(examples, Path(folder) / "examples")
     record = {
         "data": module.describe(),
         "seeds": list(range(seeds)),
         "methods": {name: _costs(group) for name, group in methods.items()},
         "baselines": module.baselines("test"),
+        "left_out": left_out,
+        "examples": examples,
+        "pictures": [path.relative_to(folder).as_posix() for path in pictures],
     }
     RunDir(Path(folder)).write_json("comparison.json", record)
     return record
@@ -264,15 +285,42 @@ def _chosen_methods(what: str | Sequence[str]) -> list[str]:
     if isinstance(what, str):
         if what not in catalogue.FIELDS and what not in catalogue.names():
             raise unknown("field or method", what, [*catalogue.FIELDS, *catalogue.names()])
-        what = catalogue.names(what) if what in catalogue.FIELDS else [what]
+        return catalogue.names(what) if what in catalogue.FIELDS else [what]
     fields = {catalogue.find(name).field for name in what}
-    if len(fields) != 1:
-        raise InputError(f"compare: methods of the fields {sorted(fields)} have no common protocol, expected one field")
+    contracts = {method_class(name).data_module for name in what}
+    if len(fields) != 1 or len(contracts) != 1:
+        raise InputError(
+            f"compare: methods of the fields {sorted(fields)} have no common protocol, expected methods that read the "
+            "same kind of data"
+        )
     return list(what)
 
 
-def _without_seed(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in data.items() if name != "seed"}
+def _of_one_contract(chosen: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The methods of a field that read the kind of data that most of them read, and the others."""
+    contracts = {name: method_class(name).data_module for name in chosen}
+    usual = max(contracts.values(), key=list(contracts.values()).count)
+    others = {
+        name: f"reads other data ({contract.__name__}); compare it by its name"
+        for name, contract in contracts.items()
+        if contract is not usual
+    }
+    return [name for name in chosen if name not in others], others
+
+
+def _common_plan(
+    name: str, model: Mapping[str, Any], data: Mapping[str, Any], trainer: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A method's plan with what all methods share: the data and how many updates."""
+    kind = method_class(name)
+    common = {} if data.get("root") else kind.data_module.compared
+    known = {setting: value for setting, value in model.items() if setting in constructor_arguments(kind)}
+    return plan(kind, known, merge(common.get("data", {}), data), merge(common.get("trainer", {}), trainer))
+
+
+def _shown_job(name: str, config: Mapping[str, Any], seed: int, shown: int) -> Job:
+    data = {setting: value for setting, value in config["data"].items() if setting != "seed"}
+    return Job(target_of(method_class(name)), to_plain(config["model"]), data, config["trainer"], seed, shown=shown)
 
 
 def _costs(outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -318,6 +366,9 @@ def claim(
 def _chosen_claims(name: str) -> list[tuple[type[Method], Any]]:
     every = {entry.name: method_class(entry.name) for entry in catalogue.CATALOGUE}
     if name in every:
+        if not every[name].claims:
+            field = catalogue.find(name).field
+            raise InputError(f"{name} makes no claim of its own: it is a baseline, see 'ommatid compare {field}'")
         return [(every[name], item) for item in every[name].claims]
     by_name = {item.name: (kind, item) for kind in every.values() for item in kind.claims}
     if name not in by_name:

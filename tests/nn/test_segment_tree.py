@@ -275,6 +275,12 @@ def test_containing_finds_the_nodes_around_a_step():
     assert ((spans[:, 0] <= here) & (here <= spans[:, 1])).all()
 
 
+def test_a_single_step_is_a_tree():
+    nodes = SegmentTree(3)(torch.randn(2, 1, 3), torch.ones(2, 1, dtype=torch.bool))
+    assert nodes.root.tolist() == [[True], [True]]
+    assert nodes.length.tolist() == [[1], [1]]
+
+
 def test_gradients_reach_leaves_and_layers():
     tree, leaves, mask, kept, judge = planted(1, threshold=0.3, lowest=0.1)
     leaves.requires_grad_()

@@ -24,14 +24,16 @@ def mask(fixture):
 
 
 def weights(fixture, mask):
-    return gaussian_glance_weight(fixture.tensor("in/glance_frame"), mask, fixture.config["sigma_factor"], mode="viga")
+    return gaussian_glance_weight(
+        fixture.tensor("in/glance_frame"), mask, float(fixture.config["sigma_factor"]), mode="viga"
+    )
 
 
 def losses(fixture, inputs, mask):
     config, weight = fixture.config, weights(fixture, mask)
     lengths = config["clip_frames"] if isinstance(config["clip_frames"], list) else [config["clip_frames"]]
     clips = sliding_clips(inputs["video"], weight, mask, lengths, config["stride"], mode="viga")
-    nce = clip_nce_loss(inputs["sentence"], *clips, temperature=config["temp"])
+    nce = clip_nce_loss(inputs["sentence"], *clips, temperature=float(config["temp"]))
     return nce, attention_guidance_kl(inputs["attention"], weight, mask, mode="viga")
 
 

@@ -59,4 +59,7 @@ def comparison_record() -> dict[str, Any]:
             "other": {"metrics": {"top1": [0.5, 0.5]}, "seconds": [1.0, 1.0], "peak_memory": [0, 0], "parameters": 70},
         },
         "baselines": {"chance": {"top1": 0.1}},
+        "left_out": {"third": "learns from videos, these data are images"},
+        "examples": {"cmi": [], "other": []},
+        "pictures": [],
     }

@@ -241,9 +241,13 @@ def test_a_damaged_result_is_refused_by_name(run):
 
 
 def test_a_comparison_page_shows_all_methods_and_baselines(tmp_path):
-    words = Outline(write_comparison(tmp_path / "new", comparison_record()).read_text()).words
-    for expected in ("Comparison on digits", "0.900 ± 0.141", "chance", "images.train", "850"):
+    record = {**comparison_record(), "pictures": ["examples/query_1.png"]}
+    (tmp_path / "new" / "examples").mkdir(parents=True)
+    png(tmp_path / "new" / "examples" / "query_1.png")
+    words = Outline(write_comparison(tmp_path / "new", record).read_text()).words
+    for expected in ("Comparison on digits", "0.900 ± 0.141", "chance", "images.train", "850", "learns from videos"):
         assert expected in words
+    assert "Test sample 1: the best answer of each method, first seed." in words
 
 
 # -- in a browser ------------------------------------------------------------------------------------------------------

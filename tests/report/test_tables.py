@@ -5,8 +5,8 @@ import pytest
 from ommatid.report.tables import (
     claim_grid,
     claim_table,
-    comparison_grid,
-    comparison_table,
+    comparison_grids,
+    comparison_tables,
     console,
     effect_grid,
     effect_table,
@@ -66,18 +66,35 @@ def test_an_interval_of_a_single_seed_is_unbounded():
 
 
 def test_a_comparison_has_metrics_costs_and_baselines_in_one_table(capsys):
-    grid = comparison_grid(comparison_record())
-    assert grid.headers == ["metric", "cmi", "other", "chance"]
-    by_name = {row[0]: row[1:] for row in grid.rows}
-    assert by_name["top1"] == ["0.900 ± 0.141", "0.500 ± 0.000", "0.100"]
-    assert by_name["top5"] == ["1.000 ± 0.000", "-", "-"]
-    assert by_name["parameters"] == ["5,000", "70", "-"]
-    assert "digits, 2 seeds" in printed(comparison_table(comparison_record()), capsys)
+    (grid,) = comparison_grids(comparison_record())
+    assert grid.headers == ["method", "top1", "top5", "seconds", "peak memory", "parameters"]
+    assert grid.rows == [
+        ["cmi", "0.900 ± 0.141", "1.000 ± 0.000", "1.5 ± 0.7", "2 MiB", "5,000"],
+        ["other", "0.500 ± 0.000", "-", "1.0 ± 0.0", "0 MiB", "70"],
+        ["chance", "0.100", "-", "-", "-", "-"],
+    ]
+    (drawn,) = comparison_tables(comparison_record())
+    assert "digits, 2 seeds" in printed(drawn, capsys)
+
+
+def test_parts_of_the_data_have_tables_of_their_own():
+    record = comparison_record()
+    record["methods"]["cmi"]["metrics"] |= {
+        "rare/top1": [0.5, 0.7], "rare/top5": [1.0, 1.0], "joy/AP": [0.25, 0.25], "anger/AP": [0.5, 0.5],
+    }  # fmt: skip
+    record["baselines"]["chance"] |= {"rare/top1": 0.05}
+    whole, rare, classes = comparison_grids(record)
+    assert whole.headers[1:3] == ["top1", "top5"]
+    assert (rare.title, rare.headers) == ("digits, 2 seeds, rare", ["method", "top1", "top5"])
+    assert rare.rows[0] == ["cmi", "0.600 ± 0.141", "1.000 ± 0.000"]
+    assert rare.rows[2] == ["chance", "0.050", "-"]
+    assert classes.headers == ["method", "joy/AP", "anger/AP"]
+    assert classes.rows[0] == ["cmi", "0.250 ± 0.000", "0.500 ± 0.000"]
 
 
 def test_columns_of_numbers_are_numeric_and_columns_of_words_are_not():
-    grid = comparison_grid(comparison_record())
-    assert [grid.numeric(position) for position in range(4)] == [False, False, False, True]
+    (grid,) = comparison_grids(comparison_record())
+    assert [grid.numeric(position) for position in range(4)] == [False, True, True, True]
     effects = effect_grid(claim_record())
     assert effects.numeric(1)
     assert not effects.numeric(0)

@@ -151,6 +151,7 @@ def _predict(arguments: Arguments) -> None:
 def _declare_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", help="a field, or one method of it")
     parser.add_argument("--methods", nargs="+", help="only these methods")
+    parser.add_argument("--data", dest="root", metavar="DIR", help="your own data, as --data.root (default: embedded)")
     parser.add_argument("--seeds", type=_positive, default=1, help="trainings a method (default: 1)")
     _sweep(parser)
     parser.add_argument("--out", default="runs/compare", help="where results are kept (default: runs/compare)")
@@ -162,7 +163,7 @@ def _compare(arguments: Arguments) -> None:
 
     record = api.compare(
         arguments.methods or arguments.what,
-        data=arguments.data,
+        data=arguments.data if arguments.root is None else {**arguments.data, "root": arguments.root},
         model=arguments.model,
         trainer=arguments.trainer,
         seeds=arguments.seeds,
@@ -174,9 +175,12 @@ def _compare(arguments: Arguments) -> None:
         _print_json(record)
         return
     from ommatid.report.page import write_comparison
-    from ommatid.report.tables import comparison_table, console
+    from ommatid.report.tables import comparison_tables, console
 
-    console().print(comparison_table(record))
+    for each in comparison_tables(record):
+        console().print(each)
+    for name, reason in record["left_out"].items():
+        print(f"left out: {name} {reason}")  # noqa: T201
     page = write_comparison(Path(arguments.out), record)
     print(f"page: {page}")  # noqa: T201
 

@@ -23,6 +23,8 @@ class DataModule(LightningDataModule):
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
+    compared: ClassVar[dict[str, dict[str, Any]]] = {}
+    """Settings (`data`, `trainer`) that all methods share where they are compared on embedded data."""
 
     def __init__(self, batch_size: int = 32, workers: int = 0, seed: int = 0) -> None:
         super().__init__()

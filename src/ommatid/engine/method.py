@@ -1,7 +1,7 @@
 """`Method`: what all published methods share, on top of a LightningModule."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
@@ -83,6 +83,11 @@ class Method(LightningModule):
         """Constructor arguments that the data decide (a feature width, a number of classes)."""
         return {}
 
+    @classmethod
+    def refuses(cls, data: DataModule) -> str | None:
+        """Why it cannot be trained on these data, as the rest of a sentence about the method; None where it can."""
+        return None
+
     def adopt(self, data: DataModule) -> None:
         """Before training: take over from the data what is neither weight nor setting (word vectors, class names)."""
 
@@ -123,6 +128,15 @@ class Method(LightningModule):
     def read_outs(self, data: DataModule) -> dict[str, float]:
         """Measurements of the mechanism after training, beside the metrics (such as the diversity of a pool)."""
         return {}
+
+    def examples(self, data: DataModule, split: str, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """What it predicts for some samples of a split, as JSON values; nothing unless the field can show that."""
+        return []
+
+    @classmethod
+    def draw_examples(cls, examples: Mapping[str, Sequence[dict[str, Any]]], folder: Path) -> list[Path]:
+        """One picture a sample of what several methods (name -> `examples`) predict for the same samples."""
+        return []
 
     def draw_training(self, folder: Path) -> list[Path]:
         """Pictures worth keeping with the run (recovered images, a memory); none unless the method has any."""

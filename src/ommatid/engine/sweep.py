@@ -28,6 +28,7 @@ class Job:
         model, data, trainer: settings of the method, of its data module, and of Lightning's Trainer.
         seed: of the initial weights, of everything drawn in training, and of the order of the samples.
         split: the split that is evaluated after the last step.
+        shown: for how many samples of that split, evenly spread over it, predictions are kept.
     """
 
     method: str
@@ -36,6 +37,7 @@ class Job:
     trainer: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     split: str = "test"
+    shown: int = 0
 
     @property
     def key(self) -> str:
@@ -52,6 +54,7 @@ class Outcome:
         seconds: training alone, wall clock.
         peak_memory: bytes above what the process held before; on a GPU, the peak of allocated device memory.
         parameters: trained parameters.
+        examples: predictions for single samples, see `Method.examples`.
     """
 
     metrics: dict[str, float]
@@ -59,6 +62,7 @@ class Outcome:
     seconds: float
     peak_memory: int
     parameters: int
+    examples: list[dict[str, Any]] = field(default_factory=list)
 
 
 def run_job(job: Job) -> Outcome:
@@ -80,7 +84,20 @@ def run_job(job: Job) -> Outcome:
     seconds = time.perf_counter() - start
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _peak_bytes() - before
     metrics = evaluate(method, data, job.split, _devices(job.trainer))
-    return Outcome(metrics, method.read_outs(data), seconds, max(int(peak), 0), method.parameter_count())
+    read_outs, size = method.read_outs(data), len(data.dataset(job.split))  # type: ignore[arg-type]
+    examples = method.examples(data, job.split, spread(size, job.shown))
+    return Outcome(metrics, read_outs, seconds, max(int(peak), 0), method.parameter_count(), examples)
+
+
+def spread(size: int, count: int) -> list[int]:
+    """At most `count` of `size` positions, evenly spread.
+
+    Examples:
+        >>> spread(10, 3), spread(2, 3)
+        ([1, 5, 8], [0, 1])
+    """
+    count = min(count, size)
+    return [(2 * number + 1) * size // (2 * count) for number in range(count)]
 
 
 def run_jobs(

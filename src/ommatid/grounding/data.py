@@ -69,6 +69,12 @@ class GroundingData(DataModule):
         by_length: score queries of short (below 15 % of the video), medium and long (above 25 %) moments also apart.
     """
 
+    # Text and clips share some of their code, or a method without pairs would have nothing to learn.
+    compared = {
+        "data": {"view": "standard", "steps": 32, "batch_size": 32, "world": {"rho": 0.3}},
+        "trainer": {"max_steps": 600, "max_epochs": -1},
+    }
+
     def __init__(
         self,
         root: str | None = None,
@@ -168,6 +174,11 @@ class GroundingData(DataModule):
             return bool(self.queries.get("train"))
         return self.supervision == "span" or learns_from == self.supervision
 
+    def refusal(self, learns_from: Supervision) -> str:
+        """Why a method that learns from this cannot be trained on these data, as the rest of a sentence about it."""
+        what, expected = _NEEDS[learns_from]
+        return f"learns from {what}, these data have supervision {self.supervision!r}: expected {expected}"
+
     def learn_from(self, learns_from: Supervision, who: str = "the method") -> None:
         """Show training queries with this and nothing more.
 
@@ -175,10 +186,7 @@ class GroundingData(DataModule):
             InputError: the data do not have it; `who` is named as the one that needs it.
         """
         if not self.allows(learns_from):
-            raise InputError(
-                f"{who} learns from {_NEEDS[learns_from][0]}, these data have supervision "
-                f"{self.supervision!r}: expected {_NEEDS[learns_from][1]}"
-            )
+            raise InputError(f"{who} {self.refusal(learns_from)}")
         self._learns_from = learns_from
         self._datasets.pop("train", None)
 

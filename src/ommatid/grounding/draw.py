@@ -3,7 +3,8 @@
 import math
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -57,18 +58,72 @@ def draw_moments(
         raise InputError(f"moments: found a batch of {len(moments)} queries, expected one")
     spans = moments.seconds(torch.tensor([duration], dtype=moments.spans.dtype))[0, :count].tolist()
     scores = moments.scores[0, :count].tolist()
+    bars = [
+        Bar(f"{rank}", start, end, BEST if rank == 1 else OTHER, f"{score:.2f}")
+        for rank, ((start, end), score) in enumerate(zip(spans, scores, strict=True), 1)
+    ]
+    return _draw_bars(sentence, duration, _with_truth(bars, truth), path, frames)
+
+
+def draw_comparison(
+    sentence: str,
+    duration: float,
+    spans: Mapping[str, Sequence[float]],
+    truth: Sequence[float] | None = None,
+    path: str | Path | None = None,
+) -> Figure:
+    """The best moment of several methods for one query, a row a method, below the annotated moment; seconds.
+
+    Examples:
+        >>> best = {"first": (2.0, 5.0), "second": (9.0, 12.0)}
+        >>> figure = draw_comparison("a dog barks", 20.0, best, truth=(2.0, 6.0))
+        >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        ['truth', 'first', 'second']
+    """
+    bars = [Bar(name, float(start), float(end), BEST) for name, (start, end) in spans.items()]
+    return _draw_bars(sentence, duration, _with_truth(bars, truth), path)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A row of a time line; seconds."""
+
+    name: str
+    start: float
+    end: float
+    colour: str
+    note: str = ""
+
+
+def _with_truth(bars: list[Bar], truth: Sequence[float] | None) -> list[Bar]:
+    return bars if truth is None else [Bar("truth", float(truth[0]), float(truth[1]), TRUTH), *bars]
+
+
+def _draw_bars(
+    sentence: str,
+    duration: float,
+    bars: Sequence[Bar],
+    path: str | Path | None,
+    frames: Shaped[Tensor, "frame 3 height width"] | None = None,
+) -> Figure:
     title = "\n".join(textwrap.wrap(" ".join(sentence.split()), 40, max_lines=5, placeholder=" …")) or " "
-    rows = len(spans) + (truth is not None)
     strip = 0.0 if frames is None or not len(frames) else STRIP
     heading = 0.2 + 0.22 * (title.count("\n") + 1)
-    height = heading + strip + ROW * max(rows, 1) + 0.6
+    height = heading + strip + ROW * max(len(bars), 1) + 0.6
+    # Names of methods need more room than ranks.
+    left = 0.05 + 0.02 * max((len(bar.name) for bar in bars), default=5)
 
     figure = Figure(figsize=(WIDTH, height), dpi=200, facecolor="white")
     figure.text(0.03, 1 - 0.12 / height, title, va="top", fontsize=12, fontweight="bold", color=INK, parse_math=False)
-    timeline = figure.add_axes((0.15, 0.55 / height, 0.8, ROW * max(rows, 1) / height))
-    _draw_timeline(timeline, duration, spans, scores, truth)
+    timeline = figure.add_axes((left, 0.55 / height, 0.95 - left, ROW * max(len(bars), 1) / height))
+    for row, bar in enumerate(bars):
+        hatch = "//" if bar.name == "truth" else None
+        timeline.barh(row, bar.end - bar.start, left=bar.start, height=0.72, color=bar.colour, hatch=hatch, ec="white")
+        label = "  ".join(part for part in (f"{bar.start:.1f}–{bar.end:.1f} s", bar.note) if part)  # noqa: RUF001
+        _write_beside(timeline, row, bar.start, bar.end, duration, label)
+    _finish_timeline(timeline, duration, [bar.name for bar in bars])
     if frames is not None and strip:
-        film = figure.add_axes((0.15, 1 - (heading + strip) / height, 0.8, (strip - 0.1) / height))
+        film = figure.add_axes((left, 1 - (heading + strip) / height, 0.95 - left, (strip - 0.1) / height))
         _draw_film(film, frames)
     if path is not None:
         _save(figure, Path(path))
@@ -108,21 +163,6 @@ def draw_emotions(
     if path is not None:
         _save(figure, Path(path))
     return figure
-
-
-def _draw_timeline(
-    axes: Axes, duration: float, spans: list[list[float]], scores: list[float], truth: Sequence[float] | None
-) -> None:
-    bars = [(f"{rank}", span, f"{score:.2f}") for rank, (span, score) in enumerate(zip(spans, scores, strict=True), 1)]
-    if truth is not None:
-        bars.insert(0, ("truth", [float(truth[0]), float(truth[1])], ""))
-    for row, (name, (start, end), score) in enumerate(bars):
-        is_truth = name == "truth"
-        colour = TRUTH if is_truth else BEST if name == "1" else OTHER
-        axes.barh(row, end - start, left=start, height=0.72, color=colour, hatch="//" if is_truth else None, ec="white")
-        label = "  ".join(part for part in (f"{start:.1f}–{end:.1f} s", score) if part)  # noqa: RUF001
-        _write_beside(axes, row, start, end, duration, label)
-    _finish_timeline(axes, duration, [name for name, _, _ in bars])
 
 
 def _finish_timeline(axes: Axes, duration: float, rows: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """`Grounder`: the base of every method that finds a sentence's moment in a video."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,8 +15,8 @@ from ommatid.data.video import SUFFIXES, read_clips
 from ommatid.engine.data import DataModule
 from ommatid.engine.method import Method
 from ommatid.errors import InputError
-from ommatid.grounding.data import GroundingData, clip_features, collate, make_sample
-from ommatid.grounding.draw import MOST_FRAMES, draw_moments
+from ommatid.grounding.data import GroundingData, GroundingSample, clip_features, collate, make_sample
+from ommatid.grounding.draw import MOST_FRAMES, draw_comparison, draw_moments
 from ommatid.grounding.encoders import WordEmbedding
 from ommatid.grounding.metrics import NMS, THRESHOLDS, grounding_scores, nms_moments, with_subsets
 from ommatid.grounding.task import GroundingBatch, Moments, Query, Supervision
@@ -86,6 +87,11 @@ class Grounder(Method):
             "vocabulary_size": len(data.word_vectors),
         }
 
+    @classmethod
+    def refuses(cls, data: DataModule) -> str | None:
+        assert isinstance(data, GroundingData)
+        return None if data.allows(cls.learns_from) else data.refusal(cls.learns_from)
+
     def adopt(self, data: DataModule) -> None:
         assert isinstance(data, GroundingData)
         data.learn_from(self.learns_from, type(self).__name__)
@@ -140,6 +146,33 @@ class Grounder(Method):
         return with_subsets(scores, batch.subsets)
 
     # -- prediction --
+
+    @torch.no_grad()
+    def examples(self, data: DataModule, split: str, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """The best moments of some queries beside the annotated one; seconds."""
+        assert isinstance(data, GroundingData)
+        told = []
+        for index in indices:
+            # One at a time: a handful of queries, whose pictures must not depend on each other.
+            sample = data.dataset(split)[index]
+            assert isinstance(sample, GroundingSample)
+            moments = nms_moments(self.eval()(collate([sample]).to(self.device)).to("cpu"), NMS)
+            query = data.queries[split][index]
+            found = GroundedSentence(query.sentence, query.duration, kept(moments))
+            told.append({**found.to_json(), "truth": None if query.span is None else list(query.span)})
+        return told
+
+    @classmethod
+    def draw_examples(cls, examples: Mapping[str, Sequence[dict[str, Any]]], folder: Path) -> list[Path]:
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = []
+        for number, of_methods in enumerate(zip(*examples.values(), strict=True)):
+            best = {name: told["moments"][0] for name, told in zip(examples, of_methods, strict=True)}
+            spans = {name: (found["start"], found["end"]) for name, found in best.items()}
+            first, path = of_methods[0], folder / f"query_{number + 1}.png"
+            draw_comparison(first["sentence"], first["duration"], spans, first["truth"], path)
+            paths.append(path)
+        return paths
 
     @torch.no_grad()
     def predict(

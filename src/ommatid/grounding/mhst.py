@@ -7,13 +7,13 @@ rank them (E9-E15). Equation numbers refer to docs/methods/mhst.md.
 """
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from ommatid.data.tagging import NOUN, VERB
 from ommatid.engine.claim import Arm, Claim, Criterion
@@ -21,17 +21,15 @@ from ommatid.engine.data import DataModule
 from ommatid.engine.recipe import Recipe
 from ommatid.errors import InputError
 from ommatid.grounding.data import GroundingData
-from ommatid.grounding.encoders import ConvContext, Encoder, LocalSelfAttention, WordEmbedding, context
+from ommatid.grounding.encoders import Encoder, WordEmbedding
 from ommatid.grounding.grounder import Grounder
 from ommatid.grounding.metrics import temporal_iou
+from ommatid.grounding.relevance_runs import Pairs, RelevanceRuns, ToldSteps, glance_step, masked_mean, relevance_loss
 from ommatid.grounding.task import GroundingBatch, Moments, Supervision, sort_moments
-from ommatid.nn.attention import sinusoid
-from ommatid.nn.context_query import AttentionPool
 from ommatid.nn.segment_tree import SegmentNodes, SegmentTree
 from ommatid.nn.word_reconstruction import MaskedQueryReconstructor, draw_masked_words
 
 Steps = Float[Tensor, "batch time dim"]
-Sentence = Float[Tensor, "batch dim"]
 Mask = Bool[Tensor, "batch time"]
 NodeMask = Bool[Tensor, "batch node"]
 Scalar = Float[Tensor, ""]
@@ -42,73 +40,6 @@ LESS_THAN_WHOLE, LESS_THAN_REST = 0.1, 0.2
 """By how much the glance's root must reconstruct better than the whole video, and than the rest of it (E13)."""
 SERVING_TEMPERATURE = 0.2
 """Of the reconstruction in the target of the ranking (E14)."""
-
-
-@dataclass
-class Pairs:
-    """Videos and sentences after the encoders: steps alone, words alone, and the sentence as one vector (E1)."""
-
-    video: Steps
-    video_mask: Mask
-    words: Float[Tensor, "batch word dim"]
-    word_mask: Bool[Tensor, "batch word"]
-    sentence: Sentence
-
-    def and_others(self) -> "Pairs":
-        """The pairs, and after them the same videos with the sentence of the pair before."""
-        video = {name: torch.cat([part, part]) for name, part in vars(self).items() if name.startswith("video")}
-        query = {name: part for name, part in vars(self).items() if name not in video}
-        return Pairs(**video, **{name: torch.cat([part, part.roll(1, dims=0)]) for name, part in query.items()})
-
-
-class ToldSteps(nn.Module):
-    """Every step of a video told the sentence (E1, E2), and how relevant steps and segments are to it (E3).
-
-    Args:
-        feature_dim, word_dim: width of clip features and word vectors.
-        dim: width of everything else.
-        encoder: "gru" reads video and sentence with GRUs, and told steps with attention to their neighbours; "conv" has
-            depth-wise convolutions in both places.
-        window: steps to either side that a told step sees in each of its two layers.
-        dropout: of inputs, encoders and attention.
-    """
-
-    def __init__(
-        self, feature_dim: int, word_dim: int, dim: int, encoder: Encoder, window: int, dropout: float
-    ) -> None:
-        super().__init__()
-        self.dropout = nn.Dropout(dropout)
-        self.video_encoder = context(encoder, feature_dim, dim, dropout)
-        self.query_encoder = context(encoder, word_dim, dim, dropout)
-        self.pool = AttentionPool(dim)
-        self.align = nn.Linear(dim, dim, bias=False)
-        self.fuse = nn.Linear(3 * dim, dim)
-        self.neighbours = nn.ModuleList(_neighbours(encoder, dim, window, dropout))
-        self.node, self.sentence = nn.Linear(dim, dim), nn.Linear(dim, dim, bias=False)
-        self.weight = nn.Linear(dim, 1)
-
-    def encode(self, words: Float[Tensor, "batch word channel"], batch: GroundingBatch) -> Pairs:
-        """Video and sentence, each for itself (E1)."""
-        video = self.video_encoder(self.dropout(batch.video), batch.video_mask)
-        query = self.query_encoder(self.dropout(words), batch.word_mask)
-        return Pairs(video, batch.video_mask, query, batch.word_mask, self.pool(query, batch.word_mask))
-
-    def tell(self, pairs: Pairs) -> Steps:
-        """Leaves: each step with the words that concern it, in view of its neighbours (E2)."""
-        video, words = pairs.video, pairs.words
-        similarity = self.align(video) @ words.transpose(1, 2) / video.shape[-1] ** 0.5
-        told = similarity.masked_fill(~pairs.word_mask[:, None], float("-inf")).softmax(dim=-1) @ words
-        steps = F.relu(self.fuse(torch.cat([video, told, video * told], dim=-1)))
-        steps = steps + sinusoid(video.shape[1], video.shape[2], video.device)
-        for layer in self.neighbours:
-            steps = layer(steps, pairs.video_mask)
-        return steps
-
-    def relevance_logits(
-        self, nodes: Float[Tensor, "batch node dim"], sentence: Sentence
-    ) -> Float[Tensor, "batch node"]:
-        """How much each node is about the sentence, before the sigmoid (E3)."""
-        return self.weight(torch.tanh(self.node(nodes) + self.sentence(sentence)[:, None]))[..., 0].float()
 
 
 class MHST(Grounder):
@@ -136,16 +67,9 @@ class MHST(Grounder):
 
     learns_from: ClassVar[Supervision] = "glance"
     embedded = {
-        "model": {
-            "hidden_dim": 48,
-            "projection": 48,
-            "candidates": 8,
-            "encoder": "conv",
-            "dropout": 0.1,
-            "recipe": {"lr": 2e-3, "schedule": "onecycle"},
-        },
-        "data": {"view": "glance", "steps": 32, "batch_size": 32},
-        "trainer": {"max_steps": 800, "max_epochs": -1},
+        "model": {**RelevanceRuns.embedded["model"], "projection": 48, "candidates": 8},
+        "data": RelevanceRuns.embedded["data"],
+        "trainer": RelevanceRuns.embedded["trainer"],
     }
 
     def __init__(
@@ -191,32 +115,27 @@ class MHST(Grounder):
     def training_step(self, batch: GroundingBatch, _: int) -> Tensor:
         """Both stages; in the first one the losses that need a settled tree have no weight (E15)."""
         settings, first_stage = self.hparams, self.first_stage()
-        glance = glance_step(batch)
+        glance = glance_step(batch.glance, batch.video_mask)
         own = self.told.encode(self.words(batch.words), batch)
         both = own.and_others()
         leaves = self.told.tell(both)
         here = F.one_hot(glance, leaves.shape[1]).bool()
         kept = torch.cat([here, torch.zeros_like(here)])
         grown = self.grow(leaves, both, settings.prune and not first_stage, kept)
-        nodes, others = split(grown)
+        nodes, others = grown.halves()
         chosen = nodes.containing(glance) & nodes.root
 
-        relevance = self.relevance_loss(leaves, both, glance, batch)
+        relevance = relevance_loss(self.told.relevance_logits(leaves, both.sentence), glance, batch)
         contrast = self.contrast_loss(nodes, others, chosen, own)
         smoothness = tree_loss(nodes, chosen, settings.boundary)
         reconstruction, ranking = self.hypothesis_losses(nodes, chosen, glance, own, batch)
         # Weights of 0 instead of left-out losses: several processes must agree on which parameters have a gradient.
-        later = float(not first_stage)
-        loss = (
-            relevance
-            + contrast
-            + later
-            * (
-                settings.tree_weight * smoothness
-                + settings.reconstruction_weight * reconstruction
-                + settings.ranking_weight * ranking
-            )
+        settled = (
+            settings.tree_weight * smoothness
+            + settings.reconstruction_weight * reconstruction
+            + settings.ranking_weight * ranking
         )
+        loss = relevance + contrast + float(not first_stage) * settled
         self.report(
             loss=loss,
             relevance=relevance,
@@ -260,17 +179,6 @@ class MHST(Grounder):
 
     # -- losses --
 
-    def relevance_loss(
-        self, leaves: Float[Tensor, "pair time dim"], both: Pairs, glance: Int[Tensor, "batch"], batch: GroundingBatch
-    ) -> Scalar:
-        """The glance and the steps beside it are relevant, to another sentence nothing is; the rest is not known (E10)."""
-        own, other = self.told.relevance_logits(leaves, both.sentence).chunk(2)
-        step = torch.arange(own.shape[1], device=own.device)
-        near = ((step - glance[:, None]).abs() <= 1) & batch.video_mask
-        # Two videos of a batch may be asked for with the same sentence.
-        far = batch.video_mask & (batch.words != batch.words.roll(1, dims=0)).any(dim=1, keepdim=True)
-        return masked_mean(F.softplus(-own), near) + masked_mean(F.softplus(other), far)
-
     def contrast_loss(self, nodes: SegmentNodes, others: SegmentNodes, chosen: NodeMask, own: Pairs) -> Scalar:
         """The glance's root is closer to the sentence than other roots, and than roots found for another one (E11)."""
         every = torch.cat([nodes.features, others.features], dim=1)
@@ -288,7 +196,7 @@ class MHST(Grounder):
     ) -> tuple[Scalar, Scalar]:
         """The glance's root tells most about masked words (E13); hypotheses rank as they help to guess them (E14)."""
         masked = self.draw_words(batch)
-        shown = steps_under(nodes) & batch.video_mask[:, None]
+        shown = nodes.steps() & batch.video_mask[:, None]
         inside = (shown & chosen[..., None]).any(dim=1)
         views = torch.stack([inside, batch.video_mask, batch.video_mask & ~inside], dim=1)
         root, whole, rest = self.reconstruct(own.video, views.float(), batch.words, masked).unbind(dim=1)
@@ -323,56 +231,40 @@ class MHST(Grounder):
 
     def read_outs(self, data: DataModule) -> dict[str, float]:
         """Of the test queries: how often a hypothesis, and how often the root around the glance, overlaps the moment by
-        half or more; the mean share of the video that this root takes.
+        half or more; and the mean share of the video that this root takes.
         """
         assert isinstance(data, GroundingData)
         if "test" not in data.queries:
             return {}
         self.eval()
-        parts = [self._read(batch.to(self.device)) for batch in data._loader("test", shuffle=False)]
-        names = ("oracle recall", "glance root recall", "glance root length")
-        columns = zip(*parts, strict=True)
-        return {name: float(torch.cat(part).nanmean()) for name, part in zip(names, columns, strict=True)}
+        batches = DataLoader(data.dataset("test"), data.batch_size, collate_fn=data.collate)
+        measured = [self.measure(batch.to(self.device)) for batch in batches]
+        return {name: float(torch.cat([part[name] for part in measured]).nanmean()) for name in measured[0]}
 
     @torch.no_grad()
-    def _read(self, batch: GroundingBatch) -> tuple[Tensor, Tensor, Tensor]:
+    def measure(self, batch: GroundingBatch) -> dict[str, Float[Tensor, "batch"]]:
+        """What `read_outs` averages, for each query; NaN without an annotated moment."""
         pairs = self.told.encode(self.words(batch.words), batch)
         nodes = self.grow(self.told.tell(pairs), pairs, self.hparams.prune)
-        iou = temporal_iou(node_spans(nodes, batch.video_mask), batch.span[:, None])
-        batch.glance = torch.where(batch.glance.isnan(), batch.span.mean(dim=1), batch.glance)
-        chosen = nodes.containing(glance_step(batch)) & nodes.root
+        moments = self.best(nodes, self.rank_logits(nodes, pairs), batch.video_mask)
+        # Where nobody gave one, the middle of the moment is as good a glance as any.
+        glance = torch.where(batch.glance.isnan(), batch.span.mean(dim=1), batch.glance)
+        around = nodes.root & nodes.containing(glance_step(glance, batch.video_mask))
+        found = {"oracle recall": (moments.spans, moments.scores.isfinite())}
+        found["glance root recall"] = (node_spans(nodes, batch.video_mask), around)
+        values = {
+            name: ((temporal_iou(spans, batch.span[:, None]) >= 0.5) & which).any(dim=1).float()
+            for name, (spans, which) in found.items()
+        }
+        values["glance root length"] = root_length(nodes, around, batch.video_mask)
         unlabelled = batch.span.isnan().any(dim=1)
-        found = [((iou >= 0.5) & which).any(dim=1).float() for which in (self.hypotheses(nodes), chosen)]
-        length = root_length(nodes, chosen, batch.video_mask)
-        oracle, around, share = (part.masked_fill(unlabelled, float("nan")).cpu() for part in (*found, length))
-        return oracle, around, share
-
-
-def glance_step(batch: GroundingBatch) -> Int[Tensor, "batch"]:
-    """The step in which the glance lies."""
-    steps = batch.video_mask.sum(dim=1)
-    return (batch.glance * steps).nan_to_num().long().clamp(min=0).minimum(steps - 1)
-
-
-def split(nodes: SegmentNodes) -> tuple[SegmentNodes, SegmentNodes]:
-    """The trees of the first and of the second half of a batch."""
-    halves = {name: part.chunk(2) for name, part in vars(nodes).items()}
-    return (
-        SegmentNodes(**{name: part[0] for name, part in halves.items()}),
-        SegmentNodes(**{name: part[1] for name, part in halves.items()}),
-    )
+        return {name: value.masked_fill(unlabelled, float("nan")).cpu() for name, value in values.items()}
 
 
 def node_spans(nodes: SegmentNodes, mask: Mask) -> Float[Tensor, "batch node 2"]:
     """Start and end of every node in [0, 1] of its video."""
     steps = mask.sum(dim=1)[:, None, None].clamp(min=1)
     return torch.stack([nodes.first, nodes.last + 1], dim=-1) / steps
-
-
-def steps_under(nodes: SegmentNodes) -> Bool[Tensor, "batch node time"]:
-    """Which steps each node spans."""
-    step = torch.arange((nodes.exists.shape[1] + 1) // 2, device=nodes.first.device)
-    return nodes.exists[..., None] & (nodes.first[..., None] <= step) & (step <= nodes.last[..., None])
 
 
 def overlap_with(nodes: SegmentNodes, chosen: NodeMask, tree: SegmentNodes) -> Float[Tensor, "batch node"]:
@@ -413,13 +305,58 @@ def ranking_loss(
     return -(target * log_share).sum(dim=1).mean()
 
 
-def masked_mean(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Scalar:
-    """Mean of what is marked, 0 where nothing is."""
-    return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)
+_TREE: dict[str, Any] = {"projection": 48, "candidates": 8}
+# The baseline's own knobs: the best of what was tried on the validation split.
+_VIGA: dict[str, Any] = {
+    "heads": 4,
+    "sigma_factor": 0.3,
+    "clip_steps": (4,),
+    "stride": 2,
+    "guidance_scale": 1000.0,
+    "lengths": (0.1, 0.15, 0.2, 0.25, 0.3),
+}
+_ONE_LENGTH: dict[str, Any] = {"world": {"lengths": (0.2, 0.2)}}
 
-
-def _neighbours(encoder: Encoder, dim: int, window: int, dropout: float) -> list[nn.Module]:
-    """Two layers in which each step sees its neighbours."""
-    if encoder == "gru":
-        return [LocalSelfAttention(dim, 4, window, dropout) for _ in range(2)]
-    return [ConvContext(dim, dim, layers=2, kernel=2 * window + 1, dropout=dropout)]
+MHST.claims = (
+    Claim(
+        name="mhst",
+        statement="From one glance a sentence, hypotheses of a segment tree localise better (mIoU, R@1,IoU=0.5) than a "
+        "Gaussian of fixed width with sliding windows, and their advantage grows with the spread of lengths.",
+        arms={
+            "tree": Arm("method", _TREE),
+            "viga": Arm("baseline", _VIGA, method="ommatid.grounding.viga:ViGA"),
+            "no pruning": Arm("ablation", {**_TREE, "prune": False}),
+            "no tree": Arm("ablation", method="ommatid.grounding.relevance_runs:RelevanceRuns"),
+            "tree, one length": Arm("reported", _TREE, _ONE_LENGTH),
+            "viga, one length": Arm("reported", _VIGA, _ONE_LENGTH, method="ommatid.grounding.viga:ViGA"),
+            "all moments known": Arm(
+                "reported",
+                {"video_dim": 48, "graph_layers": 1, "memory": "mlp"},
+                {"view": "standard"},
+                method="ommatid.grounding.mgsl_net:MGSLNet",
+            ),
+        },
+        criteria=(
+            Criterion("mIoU", versus="viga"),
+            Criterion("R@1,IoU=0.5", versus="viga"),
+            Criterion("mIoU", versus="viga", beyond_arms=("tree, one length", "viga, one length")),
+            Criterion("short/mIoU", versus="viga", beyond="medium/mIoU"),
+        ),
+        model=RelevanceRuns.embedded["model"],
+        data={**MHST.embedded["data"], "by_length": True},
+        trainer=MHST.embedded["trainer"],
+        tuning={"recipe.lr": (1e-3, 2e-3, 4e-3)},
+        shown=(
+            "mIoU",
+            "R@1,IoU=0.5",
+            "R@1,IoU=0.7",
+            "short/mIoU",
+            "medium/mIoU",
+            "long/mIoU",
+            "oracle recall",
+            "glance root recall",
+            "glance root length",
+        ),
+        source="docs/methods/mhst.md, claim",
+    ),
+)

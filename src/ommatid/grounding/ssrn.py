@@ -2,9 +2,9 @@
 
 Every grounder thins a long video to T steps. The annotated boundaries are then usually among the dropped clips, and the
 nearest surviving step becomes the target, whether it shows the activity or not. SSRN samples K further frames beside
-every kept one (E4), lets the frames of a step inform one another (E6-E8), and replaces the snapped targets by soft ones,
-where a boundary is shared by the two steps around it (E10), and frames tell each other what they predict (E9). Equation
-numbers refer to docs/methods/ssrn.md.
+every kept one (E4) and lets the frames of a step inform one another (E6-E8). Its targets are soft: a boundary is shared
+by the two steps around it (E10), and frames tell each other what they predict (E9). Equation numbers refer to
+docs/methods/ssrn.md.
 """
 
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ class GraphInteraction(nn.Module):
 
     def __init__(self, dim: int, encoder: Encoder, dropout: float) -> None:
         super().__init__()
-        self.graph = CrossModalGraphLayer(dim)
+        self.graph = CrossModalGraphLayer(dim, dropout=dropout)
         self.tell = AdditiveAttention(dim)
         self.fusion = context(encoder, 2 * dim, dim, dropout)
 
@@ -92,7 +92,7 @@ class Located:
     Attributes:
         start, end: log-probabilities over the steps of a sequence, to hold the first and the last clip of the moment.
         inside_logits: to lie in the moment.
-        affinity: how the frames of a step resemble one another; None for a single sequence.
+        affinity: how the frames of a step resemble one another; None where there is one sequence.
         index: the dense clip that each step shows.
         clips: how many the video has.
         stride: clips from one anchor to the next.
@@ -197,6 +197,8 @@ class SSRN(Grounder):
         _check(steps, siamese, omega, propagation)
         self.save_hyperparameters(logger=False)
         self.recipe = recipe
+        # Compared in every step; torch.compile stops at a comparison that goes through hparams.
+        self.frames, self.sampling, self.labels, self.informed_before = frames, sampling, labels, infer_anchor_only
         self.words = WordEmbedding(vocabulary_size, word_dim)
         self.dropout = nn.Dropout(dropout)
 
@@ -213,7 +215,7 @@ class SSRN(Grounder):
 
     def forward(self, batch: GroundingBatch) -> Moments:
         """Spans between the steps: both ends on the fine grid of all sequences, then refined (E15, E16)."""
-        located = self.locate(batch, only_anchors=self.hparams.infer_anchor_only)
+        located = self.locate(batch, only_anchors=self.informed_before)
         start, positions = interleave_scores(located.start, located.index)
         end, _ = interleave_scores(located.end, located.index)
         ends, scores = decode_spans(start, end, positions, located.reach, block=located.index.shape[1])
@@ -224,7 +226,7 @@ class SSRN(Grounder):
         located, settings = self.locate(batch), self.hparams
         targets = self.targets(batch.span, located)
         start, end, agreement = targets.start, targets.end, located.start.new_zeros(())
-        if located.affinity is not None and settings.labels == "soft":
+        if located.affinity is not None and self.labels == "soft":
             told_start = propagate_soft_labels(located.start.exp(), located.affinity, settings.omega)
             told_end = propagate_soft_labels(located.end.exp(), located.affinity, settings.omega)
             start, end = torch.lerp(start, told_start, self.eta), torch.lerp(end, told_end, self.eta)
@@ -247,16 +249,15 @@ class SSRN(Grounder):
 
     def locate(self, batch: GroundingBatch, only_anchors: bool = False) -> Located:
         """What the network says of every step of every sequence (E1-E8), or of the anchor sequence only."""
-        settings, early = self.hparams, self.hparams.infer_anchor_only
         index = self.sample(batch.video_mask)
-        shown = take(batch.video, index) if settings.sampling == "frame" else take_means(batch.video, index)
+        shown = take(batch.video, index) if self.sampling == "frame" else take_means(batch.video, index)
         video, affinity = self.video_input(self.dropout(shown)), None
-        if self.aggregate is not None and early:
+        if self.aggregate is not None and self.informed_before:
             video, affinity = self.aggregate(video)
         if only_anchors:
-            video, index = video[:, :1], index[:, :1]
+            video, index, affinity = video[:, :1], index[:, :1], None
         video = self.read(video, batch)
-        if self.aggregate is not None and not early:
+        if self.aggregate is not None and not self.informed_before:
             video, affinity = self.aggregate(video)
         start, end, inside = self.head(video).float().unbind(dim=-1)
         return Located(
@@ -266,14 +267,14 @@ class SSRN(Grounder):
             affinity=affinity,
             index=index,
             clips=batch.video_mask.sum(dim=1),
-            stride=stride(batch.video_mask, settings.steps),
+            stride=stride(batch.video_mask, self.hparams.steps),
         )
 
     def sample(self, mask: Bool[Tensor, "batch clip"]) -> Int[Tensor, "batch frame time"]:
         """The clips that every sequence shows (E1, E4)."""
         settings = self.hparams
-        index = siamese_indices(mask, settings.steps, settings.siamese, settings.frames == "around")
-        return index[:, :1].expand_as(index) if settings.frames == "copies" else index
+        index = siamese_indices(mask, settings.steps, settings.siamese, self.frames == "around")
+        return index[:, :1].expand_as(index) if self.frames == "copies" else index
 
     def read(
         self, video: Float[Tensor, "batch frame time dim"], batch: GroundingBatch
@@ -296,7 +297,7 @@ class SSRN(Grounder):
     def targets(self, span: Float[Tensor, "batch 2"], located: Located) -> Targets:
         """Labels of every sequence on its own steps: soft (E10, E12) or snapped (E3)."""
         edges = span * located.clips[:, None]
-        if self.hparams.labels == "soft":
+        if self.labels == "soft":
             # The last clip of a moment begins one clip before the moment ends.
             ends = torch.stack([edges[:, 0], edges[:, 1] - 1], dim=1).clamp(min=0)
             first, last = repeat(ends, "b e -> e b k", k=located.index.shape[1])
@@ -314,7 +315,7 @@ class SSRN(Grounder):
         """Positions of the first and the last clip as a span in [0, 1] of the video (E15)."""
         first, last = ends.unbind(dim=-1)
         # Snapping moves both ends inwards, by anything up to a stride: on average by half of what lies between steps.
-        lost = ((located.stride - 1) / 2).clamp(min=0)[:, None] if self.hparams.labels == "snapped" else 0
+        lost = ((located.stride - 1) / 2).clamp(min=0)[:, None] if self.labels == "snapped" else 0
         return torch.stack([first - lost, last + 1 + lost], dim=-1) / located.clips[:, None, None]
 
     def span_loss(self, located: Located, targets: Targets) -> Float[Tensor, ""]:

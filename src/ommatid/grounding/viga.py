@@ -82,14 +82,16 @@ class ViGA(Grounder):
         "model": {
             "hidden_dim": 48,
             "heads": 4,
-            "sigma_factor": 0.4,
+            "sigma_factor": 0.3,
             "clip_steps": [4],
             "stride": 2,
+            "guidance_scale": 1000.0,
+            "lengths": [0.1, 0.15, 0.2, 0.25, 0.3],
             "encoder": "conv",
             "recipe": {"lr": 2e-3, "schedule": "onecycle"},
         },
         "data": {"view": "glance", "steps": 32, "batch_size": 32},
-        "trainer": {"max_steps": 800, "max_epochs": -1},
+        "trainer": {"max_steps": 600, "max_epochs": -1},
     }
 
     def __init__(

@@ -54,11 +54,25 @@ class SegmentNodes:
     def length(self) -> Int[Tensor, "batch node"]:
         return self.last - self.first + 1
 
+    @property
+    def leaves(self) -> int:
+        """Steps of the longest sequence."""
+        return (self.exists.shape[1] + 1) // 2
+
+    def halves(self) -> tuple["SegmentNodes", "SegmentNodes"]:
+        """The trees of the first and of the second half of the batch."""
+        first, second = ({name: part.chunk(2)[half] for name, part in vars(self).items()} for half in (0, 1))
+        return SegmentNodes(**first), SegmentNodes(**second)
+
+    def steps(self) -> Bool[Tensor, "batch node time"]:
+        """Which steps each node spans."""
+        step = torch.arange(self.leaves, device=self.first.device)
+        return self.exists[..., None] & (self.first[..., None] <= step) & (step <= self.last[..., None])
+
     def above_parent(self) -> Bool[Tensor, "batch node"]:
         """Merged segments inside a larger one whose relevance is at least that of the larger one."""
         larger = self.relevance.gather(1, self.parent.clamp(min=0))
-        leaves = (self.exists.shape[1] + 1) // 2
-        inner = torch.arange(self.exists.shape[1], device=self.exists.device) >= leaves
+        inner = torch.arange(self.exists.shape[1], device=self.exists.device) >= self.leaves
         return self.exists & inner & (self.parent >= 0) & (self.relevance >= larger)
 
     def containing(self, step: Int[Tensor, "batch"]) -> Bool[Tensor, "batch node"]:
@@ -68,7 +82,7 @@ class SegmentNodes:
 
 @dataclass
 class _Frontier:
-    """The nodes of one level from left to right, in the first places of each row."""
+    """Nodes that stand side by side, from left to right; those of a level begin at the first place of each row."""
 
     number: Int[Tensor, "batch place"]
     first: Int[Tensor, "batch place"]
@@ -77,11 +91,17 @@ class _Frontier:
     relevance: Float[Tensor, "batch place"]
     valid: Bool[Tensor, "batch place"]
 
-    def take(self, place: Int[Tensor, "batch place"]) -> "_Frontier":
-        # Features are the only part with a channel axis.
-        parts = {name: part.gather(1, place) for name, part in vars(self).items() if name != "features"}
-        features = self.features.gather(1, place[..., None].expand_as(self.features))
-        return _Frontier(features=features, **parts)
+    def take(self, place: Int[Tensor, "batch taken"]) -> "_Frontier":
+        return _Frontier(**{name: part.gather(1, _wide(place, part)) for name, part in vars(self).items()})
+
+    def put(self, place: Int[Tensor, "batch taken"], nodes: "_Frontier") -> "_Frontier":
+        """With the valid ones of `nodes` at their places."""
+        parts = {}
+        for name, part in vars(self).items():
+            here = _wide(place, part)
+            new = torch.where(_wide(nodes.valid, part), getattr(nodes, name), part.gather(1, here))
+            parts[name] = part.scatter(1, here, new)
+        return _Frontier(**parts)
 
     def spans(self, leaf: Bool[Tensor, "batch time"]) -> Bool[Tensor, "batch place"]:
         """Nodes with at least one of the marked leaves."""
@@ -95,10 +115,10 @@ class _Frontier:
 
 
 @dataclass
-class _Birth:
-    """Which nodes of a level are new, the numbers of their children, and how alike these were."""
+class _Births:
+    """The new nodes of a level, the numbers of their children, and how alike these were."""
 
-    joined: Bool[Tensor, "batch place"]
+    nodes: _Frontier
     left: Int[Tensor, "batch place"]
     right: Int[Tensor, "batch place"]
     affinity: Float[Tensor, "batch place"]
@@ -185,8 +205,8 @@ class SegmentTree(nn.Module):
             affinity = self.affinity(front, centre)
             merged = merge_adjacent(affinity, self.threshold_at(level), front.neighbours() & growing)
             growing = merged.any(dim=1, keepdim=True)
-            front, birth = self._merge(front, merged, affinity, judge, prune)
-            nodes = _with(nodes, front, birth)
+            front, births = self._merge(front, merged, affinity, judge, prune)
+            nodes = _with(nodes, births)
         return _harvested(nodes, front, self.affinity(front, centre))
 
     def most_levels(self, mask: Bool[Tensor, "batch time"]) -> Int[Tensor, "batch 1"]:
@@ -215,21 +235,18 @@ class SegmentTree(nn.Module):
         affinity: Float[Tensor, "batch pair"],
         judge: Relevance,
         prune: bool,
-    ) -> tuple[_Frontier, _Birth]:
+    ) -> tuple[_Frontier, _Births]:
         """The next level, and what is new on it."""
-        swallowed = F.pad(merged, (1, 0))
-        place = _to_the_left(front.valid & ~swallowed)
-        joined = F.pad(merged, (0, 1)).gather(1, place)
-        left, right = front.take(place), front.take(place + joined.long())
-        features = torch.where(joined[..., None], self._parent(left, right, prune), left.features)
-        relevance = torch.where(joined, _full(judge(features)), left.relevance)
-        number = torch.where(joined, left.last + merged.shape[1] + 1, left.number)
-        valid = left.valid & ~swallowed.gather(1, place)
-        closeness = F.pad(affinity, (0, 1)).gather(1, place)
-        return (
-            _Frontier(number, left.first, right.last, features, relevance, valid),
-            _Birth(joined, left.number, right.number, closeness),
-        )
+        # At most every second pair merges, which halves the work of the layers.
+        pair = _to_the_left(merged)[:, : (merged.shape[1] + 1) // 2]
+        left, right = front.take(pair), front.take(pair + 1)
+        features = self._parent(left, right, prune)
+        number = left.last + front.valid.shape[1]
+        parents = _Frontier(number, left.first, right.last, features, _full(judge(features)), merged.gather(1, pair))
+        after = front.put(pair, parents)
+        after = replace(after, valid=after.valid & ~F.pad(merged, (1, 0)))
+        births = _Births(parents, left.number, right.number, affinity.gather(1, pair))
+        return after.take(_to_the_left(after.valid)), births
 
     def _parent(self, left: _Frontier, right: _Frontier, prune: bool) -> Float[Tensor, "batch place dim"]:
         """Mean and maximum of two children through a layer, and the mean itself (E6)."""
@@ -333,22 +350,25 @@ def _planted(front: _Frontier) -> SegmentNodes:
     )
 
 
-def _with(nodes: SegmentNodes, front: _Frontier, birth: _Birth) -> SegmentNodes:
+def _with(nodes: SegmentNodes, births: _Births) -> SegmentNodes:
     """The nodes, and those that a level has added."""
-    spare = nodes.exists.shape[1] - 1
-    place, left, right = (
-        torch.where(birth.joined, number, spare) for number in (front.number, birth.left, birth.right)
-    )
+    new, spare = births.nodes, nodes.exists.shape[1] - 1
+    place, left, right = (torch.where(new.valid, number, spare) for number in (new.number, births.left, births.right))
     return replace(
         nodes,
-        features=nodes.features.scatter(1, place[..., None].expand_as(front.features), front.features),
-        first=nodes.first.scatter(1, place, front.first),
-        last=nodes.last.scatter(1, place, front.last),
-        relevance=nodes.relevance.scatter(1, place, front.relevance),
-        affinity=nodes.affinity.scatter(1, place, birth.affinity),
-        parent=nodes.parent.scatter(1, left, front.number).scatter(1, right, front.number),
-        exists=nodes.exists.scatter(1, place, birth.joined),
+        features=nodes.features.scatter(1, _wide(place, new.features), new.features),
+        first=nodes.first.scatter(1, place, new.first),
+        last=nodes.last.scatter(1, place, new.last),
+        relevance=nodes.relevance.scatter(1, place, new.relevance),
+        affinity=nodes.affinity.scatter(1, place, births.affinity),
+        parent=nodes.parent.scatter(1, left, new.number).scatter(1, right, new.number),
+        exists=nodes.exists.scatter(1, place, new.valid),
     )
+
+
+def _wide(index: Tensor, values: Tensor) -> Tensor:
+    """An index (or mask) of places for values that may also have channels."""
+    return index[..., None].expand(*index.shape, values.shape[2]) if values.ndim == 3 else index
 
 
 def _harvested(nodes: SegmentNodes, front: _Frontier, affinity: Float[Tensor, "batch pair"]) -> SegmentNodes:

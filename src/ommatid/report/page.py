@@ -10,7 +10,7 @@ from typing import Any
 from ommatid import __version__
 from ommatid.engine.checkpoint import write_aside
 from ommatid.errors import InputError
-from ommatid.report.tables import Grid, claim_grid, comparison_grid, effect_grid, metric_grid, show
+from ommatid.report.tables import Grid, claim_grid, comparison_grids, effect_grid, metric_grid, show
 
 PICTURES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 CURVES = "curves.png"
@@ -199,7 +199,15 @@ def write_comparison(folder: str | Path, record: Mapping[str, Any]) -> Path:
     page = Page(f"Comparison on {data.get('name', 'the same data')}", f"{methods}: same data, same budget, same seeds.")
     page.section("Metrics and costs")
     page.text("Mean ± standard deviation over seeds. Trivial baselines look at no input: they say what is easy.")
-    page.grid(comparison_grid(record))
+    for grid in comparison_grids(record):
+        page.grid(grid)
+    if record["left_out"]:
+        page.section("Left out")
+        page.table(["method", "reason"], [[name, reason] for name, reason in record["left_out"].items()])
+    if record["pictures"]:
+        page.section("The same inputs, all methods")
+        for number, picture in enumerate(record["pictures"], 1):
+            page.picture(Path(folder) / picture, f"Test sample {number}: the best answer of each method, first seed.")
     page.section("Data")
     page.table(["setting", "value"], list(_flat(data)))
     return page.write(Path(folder) / "comparison.html")

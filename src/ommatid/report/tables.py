@@ -128,30 +128,43 @@ def effect_table(record: Mapping[str, Any]) -> Table:
     return effect_grid(record).draw()
 
 
-def comparison_grid(record: Mapping[str, Any]) -> Grid:
-    """What `ommatid.compare` measured: metrics and costs down, methods and trivial baselines across."""
-    methods, baselines = record["methods"], record["baselines"]
-    names = list(dict.fromkeys(name for method in methods.values() for name in method["metrics"]))
-    rows: list[list[Any]] = [
-        [
-            name,
-            *(spread(method["metrics"].get(name, [])) for method in methods.values()),
-            *(show(metrics.get(name)) for metrics in baselines.values()),
-        ]
-        for name in names
-    ]
-    nothing = ["-"] * len(baselines)
-    rows.append(["seconds of training", *(spread(method["seconds"], 1) for method in methods.values()), *nothing])
-    rows.append(["peak memory", *(mebibytes(method["peak_memory"]) for method in methods.values()), *nothing])
-    rows.append(["parameters", *(show(method["parameters"]) for method in methods.values()), *nothing])
+def comparison_grids(record: Mapping[str, Any]) -> list[Grid]:
+    """What `ommatid.compare` measured: methods and trivial baselines down, metrics and costs across.
+
+    Metrics of a part of the data ("rare/mIoU") have a table of their own, one for each part; where parts have a single
+    metric each (a precision of every class), one table of all parts.
+    """
+    names = list(dict.fromkeys(name for method in record["methods"].values() for name in method["metrics"]))
+    parts: dict[str, list[str]] = {}
+    for name in names:
+        parts.setdefault(name.rpartition("/")[0], []).append(name)
+    lone = [name for part, held in parts.items() if part and len(held) == 1 for name in held]
+    groups = {part: held for part, held in parts.items() if not part or len(held) > 1}
     seeds = len(record["seeds"])
     title = f"{record['data'].get('name', 'comparison')}, {seeds} seed{'s' if seeds > 1 else ''}"
-    return Grid(["metric", *methods, *baselines], rows, title)
+    grids = [
+        _comparison_grid(record, held, f"{title}, {part}" if part else title, not part) for part, held in groups.items()
+    ]
+    return grids + ([_comparison_grid(record, lone, f"{title}, part by part", False)] if lone else [])
 
 
-def comparison_table(record: Mapping[str, Any]) -> Table:
-    """`comparison_grid` for the terminal."""
-    return comparison_grid(record).draw()
+def _comparison_grid(record: Mapping[str, Any], metrics: Sequence[str], title: str, costs: bool) -> Grid:
+    headers = [name.rpartition("/")[2] for name in metrics]
+    if len(set(headers)) < len(headers):
+        headers = list(metrics)
+    rows = []
+    for name, method in record["methods"].items():
+        cost = [spread(method["seconds"], 1), mebibytes(method["peak_memory"]), show(method["parameters"])]
+        values = [spread(method["metrics"].get(metric, [])) for metric in metrics]
+        rows.append([name, *values, *(cost if costs else [])])
+    for name, baseline in record["baselines"].items():
+        rows.append([name, *(show(baseline.get(metric)) for metric in metrics), *(["-"] * 3 if costs else [])])
+    return Grid(["method", *headers, *(["seconds", "peak memory", "parameters"] if costs else [])], rows, title)
+
+
+def comparison_tables(record: Mapping[str, Any]) -> list[Table]:
+    """`comparison_grids` for the terminal."""
+    return [grid.draw() for grid in comparison_grids(record)]
 
 
 def spread(values: Sequence[float | None], digits: int = 3) -> str:

@@ -1,16 +1,18 @@
 """What grounding does per sample and per batch outside of a network: pooling, padding, suppression, scores, memory."""
 
+import numpy as np
 import pytest
 import torch
 
 from ommatid.data.worlds.grounding import GroundingWorld
 from ommatid.grounding.data import GroundingData
-from ommatid.grounding.metrics import grounding_scores, nms_moments, temporal_nms
+from ommatid.grounding.metrics import grounding_scores, nms_moments, recall_at, temporal_nms
 from ommatid.grounding.task import Moments, sort_moments
-from ommatid.grounding.timeindex import pool_to_length
+from ommatid.grounding.timeindex import pool_to_length, target_map
 from ommatid.nn.slot_memory import SlotMemory
 
 BATCH, STEPS = 64, 200
+QUERIES, SAMPLED = 100_000, 1_000
 
 
 @pytest.fixture
@@ -61,3 +63,49 @@ def test_writing_a_memory(benchmark, write):
     with torch.no_grad():
         written = benchmark(memory.write, tokens, torch.ones(8, 20, dtype=torch.bool))
     assert written.isfinite().all()
+
+
+def test_target_maps(benchmark):
+    span = torch.rand(BATCH, 2).sort(dim=-1).values
+    assert benchmark(target_map, span, torch.ones(BATCH), 64).shape == (BATCH, 64, 64)
+
+
+def ranked(queries: int, count: int = 20) -> tuple[Moments, torch.Tensor]:
+    """Moments of many queries, best first, and the annotated one of each."""
+    draw = torch.Generator().manual_seed(0)
+    spans = torch.rand(queries, count, 2, generator=draw).sort(dim=-1).values
+    truth = torch.rand(queries, 2, generator=draw).sort(dim=-1).values
+    return Moments(spans, torch.arange(count, 0.0, -1).expand(queries, -1)), truth
+
+
+def recall_query_by_query(moments: Moments, truth: torch.Tensor, nms: float = 0.5) -> np.ndarray:
+    """The same recall as evaluators of the field compute it: a loop over queries, one over survivors, numpy inside."""
+    hits = np.zeros((3, 2))
+    for spans, true in zip(moments.spans.numpy(), truth.numpy(), strict=True):
+        order, kept = np.arange(len(spans)), []
+        while len(order):
+            kept.append(order[0])
+            order = order[1:][overlap(spans[order[0]], spans[order[1:]]) <= nms]
+        found = overlap(true, spans[kept])
+        for row, limit in enumerate((0.3, 0.5, 0.7)):
+            for column, rank in enumerate((1, 5)):
+                hits[row, column] += np.any(found[:rank] > limit)
+    return hits / len(truth)
+
+
+def overlap(span: np.ndarray, others: np.ndarray) -> np.ndarray:
+    shared = np.minimum(span[1], others[:, 1]) - np.maximum(span[0], others[:, 0])
+    return np.maximum(shared, 0) / (np.maximum(span[1], others[:, 1]) - np.minimum(span[0], others[:, 0]))
+
+
+def test_recall_over_100_000_queries(benchmark):
+    moments, truth = ranked(QUERIES)
+    found = benchmark.pedantic(lambda: recall_at(moments, truth, convention="seconds"), rounds=3)
+    assert found.shape == (3, 2)
+
+
+def test_recall_over_1_000_queries_one_by_one(benchmark):
+    """A hundredth of the queries above: both must agree on them."""
+    moments, truth = ranked(SAMPLED)
+    found = benchmark.pedantic(recall_query_by_query, (moments, truth), rounds=1)
+    torch.testing.assert_close(torch.tensor(found).float(), recall_at(moments, truth, convention="seconds"))

@@ -32,6 +32,7 @@ TINY: dict[str, dict[str, dict[str, Any]]] = {
         "data": {"train_clips": 40, "test_clips": 8, "held_out": 1, "batch_size": 8},
         "trainer": {"max_epochs": 1, "max_steps": -1},
     },
+    "ecrl": {"model": {"hidden_dim": 16, "projection_dim": 8}, **GROUNDING},
     "lgi": {"model": {"hidden_dim": 16, "attention_dim": 8, "head_dim": 16, "kernel": 3}, **GROUNDING},
     "mgsl-net": {"model": {"hidden_dim": 16, "video_dim": 16, "memory_slots": 8}, **GROUNDING},
     "vslnet": {"model": {"hidden_dim": 16, "character_dim": 8}, **GROUNDING},

@@ -18,7 +18,7 @@ from typing import Any
 
 from ommatid import catalogue
 from ommatid.api import method_class
-from ommatid.engine.claim import Claim, Criterion
+from ommatid.engine.claim import Arm, Claim, Criterion
 from ommatid.engine.method import Method
 from ommatid.engine.recipe import Recipe
 from ommatid.engine.settings import constructor_arguments, to_plain
@@ -151,16 +151,16 @@ def _compared(record: Record, claim: Claim) -> dict[str, tuple[Any, Any]]:
             to_plain(claim.criteria),
         ),
         "arms": (
-            {
-                name: (arm["role"], arm["model"], arm.get("data", {}), arm.get("method"))
-                for name, arm in record["arms"].items()
-            },
-            {
-                name: (arm.role, to_plain(arm.model), to_plain(arm.data), arm.method)
-                for name, arm in claim.arms.items()
-            },
+            {name: _arm(arm) for name, arm in record["arms"].items()},
+            {name: _arm(vars(arm)) for name, arm in claim.arms.items()},
         ),
         **{name: (record[name], to_plain(getattr(claim, name))) for name in ("model", "data", "trainer")},
+    }
+
+
+def _arm(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: to_plain(content.get(name, to_plain(default))) for name, default in vars(Arm("method")).items()} | {
+        "role": content["role"]
     }
 
 

@@ -88,6 +88,19 @@ CATALOGUE = (
         year=2022,
     ),
     Entry(
+        name="ecrl",
+        title="Transform-Equivariant Consistency Learning for Temporal Sentence Grounding",
+        field="grounding",
+        target="ommatid.grounding.ecrl:ECRL",
+        embedded="world-grounding",
+        summary="Change videos so that their moments move in a known way, and ask predictions to move with them.",
+        arxiv="2305.04123",
+        authors="Liu, D. and Qu, X. and Dong, J. and Zhou, P. and Xu, Z. and Wang, H. and Di, X. and Lu, W. and "
+        "Cheng, Y.",
+        venue="ICMR",
+        year=2023,
+    ),
+    Entry(
         name="lgi",
         title="Local-Global Video-Text Interactions for Temporal Grounding",
         field="grounding",

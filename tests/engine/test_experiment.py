@@ -98,7 +98,10 @@ def test_an_arm_may_train_another_method(tmp_path, ran):
     claim = toy_claim(arms=arms, criteria=(Criterion("error", versus="other", direction="lower"),))
     record = run_claim(Toy, claim, setup(tmp_path))
     trained = {method: [job for job in ran if job.method == method] for method in {job.method for job in ran}}
-    assert {method: len(jobs) for method, jobs in trained.items()} == {"engine.toy:Toy": 11, "engine.toy:Adversaries": 11}
+    assert {method: len(jobs) for method, jobs in trained.items()} == {
+        "engine.toy:Toy": 11,
+        "engine.toy:Adversaries": 11,
+    }
     ours, others = ([(job.model, job.data, job.seed, job.split) for job in jobs] for jobs in trained.values())
     assert sorted(map(str, ours)) == sorted(map(str, others))
     assert {name: arm["method"] for name, arm in record["arms"].items()} == {
@@ -239,3 +242,17 @@ def test_two_processes_give_the_record_of_one(tmp_path):
     assert json_text(without_costs(alone)) == json_text(without_costs(together))
     assert alone["arms"]["intercept"]["parameters"] == 4
     assert alone["arms"]["none"]["parameters"] == 3
+
+
+def test_an_arm_may_have_other_data_or_a_longer_training(tmp_path, ran):
+    arms = {
+        "intercept": Arm("method"),
+        "longer": Arm("control", trainer={"max_steps": 7}),
+        "fewer": Arm("reported", data={"count": 8}),
+    }
+    claim = toy_claim(arms=arms, criteria=(Criterion("error", versus="longer", direction="lower"),))
+    record = run_claim(Toy, claim, setup(tmp_path))
+    assert {job.trainer.get("max_steps") for job in ran} == {claim.trainer.get("max_steps"), 7}
+    assert {job.data.get("count") for job in ran} == {claim.data.get("count"), 8}
+    assert record["arms"]["longer"]["trainer"] == {"max_steps": 7}
+    assert record["arms"]["fewer"]["data"] == {"count": 8}

@@ -1,7 +1,6 @@
 """ViGA: the windows it tries, what it learns from, and that padding changes nothing."""
 
 import copy
-import math
 
 import pytest
 import torch
@@ -70,7 +69,7 @@ def test_every_window_around_the_peak_is_tried_and_the_best_wins(lengths, overla
         for (start, end), score in zip(spans.tolist(), moments.scores[row, real].tolist(), strict=True):
             pooled = video[row, start:end].amax(dim=0)
             assert score == pytest.approx(float(pooled @ sentence[row]), abs=1e-4)
-        assert (moments.scores[row].diff() <= 0).all() or not real.all()
+        assert (moments.scores[row, real].diff() <= 0).all()
 
 
 def test_no_length_has_more_windows_than_there_is_room_for():
@@ -157,7 +156,7 @@ def test_half_precision_step_is_finite(batch):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = method.training_step(batch, 0)
     loss.backward()
-    assert math.isfinite(loss)
+    assert loss.isfinite()
     assert all(parameter.grad.isfinite().all() for parameter in method.parameters() if parameter.grad is not None)
 
 

@@ -20,12 +20,14 @@ class Arm:
         role: the method; a baseline; a control of equal capacity; the method minus a part; or only reported.
         model: constructor arguments that set this arm apart.
         data: settings of the data that set it apart, for a claim about what data must hold.
+        trainer: settings of the trainer that set it apart, for a baseline of equal cost instead of equal updates.
         method: "module:Class" of the method that is trained in this arm; the claim's own where None.
     """
 
     role: Role
     model: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)
     method: str | None = None
 
 

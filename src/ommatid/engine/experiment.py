@@ -72,9 +72,9 @@ def _tune(kind: type, claim: Claim, setup: Setup) -> dict[str, _Tuned]:
 def _job(kind: type, claim: Claim, arm: str, tuned: Mapping[str, Any], seed: int, split: str = "test") -> Job:
     settings = claim.arms[arm]
     model = merge(claim.model, settings.model, _nested(tuned))
-    data = merge(claim.data, settings.data)
+    data, trainer = merge(claim.data, settings.data), merge(claim.trainer, settings.trainer)
     target = settings.method or target_of(kind)
-    return Job(target, to_plain(model), to_plain(data), to_plain(claim.trainer), seed, split)
+    return Job(target, to_plain(model), to_plain(data), to_plain(trainer), seed, split)
 
 
 def _nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,6 +141,7 @@ def _arm_record(claim: Claim, arm: str, tuned: _Tuned, outcomes: Sequence[Outcom
         "role": claim.arms[arm].role,
         "model": to_plain(claim.arms[arm].model),
         "data": to_plain(claim.arms[arm].data),
+        "trainer": to_plain(claim.arms[arm].trainer),
         "method": claim.arms[arm].method,
         "tuned": tuned.chosen,
         "tried": tuned.tried,

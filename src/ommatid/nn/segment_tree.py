@@ -95,13 +95,14 @@ class _Frontier:
         return _Frontier(**{name: part.gather(1, _wide(place, part)) for name, part in vars(self).items()})
 
     def put(self, place: Int[Tensor, "batch taken"], nodes: "_Frontier") -> "_Frontier":
-        """With the valid ones of `nodes` at their places."""
+        """With the valid ones of `nodes` at their places, which hold a valid node each."""
         parts = {}
         for name, part in vars(self).items():
-            here = _wide(place, part)
-            new = torch.where(_wide(nodes.valid, part), getattr(nodes, name), part.gather(1, here))
-            parts[name] = part.scatter(1, here, new)
-        return _Frontier(**parts)
+            if name != "valid":
+                here = _wide(place, part)
+                new = torch.where(_wide(nodes.valid, part), getattr(nodes, name), part.gather(1, here))
+                parts[name] = part.scatter(1, here, new)
+        return replace(self, **parts)
 
     def spans(self, leaf: Bool[Tensor, "batch time"]) -> Bool[Tensor, "batch place"]:
         """Nodes with at least one of the marked leaves."""
@@ -291,8 +292,13 @@ def merge_adjacent(
 
 def _last_before(mark: Bool[Tensor, "batch pair"]) -> Int[Tensor, "batch pair"]:
     """The nearest marked position at or before each position, -1 where there is none."""
-    position = torch.arange(mark.shape[1], device=mark.device).expand(mark.shape)
-    return torch.where(mark, position, -1).cummax(dim=1).values if mark.shape[1] else position
+    length = mark.shape[1]
+    position = torch.arange(length, device=mark.device).expand(mark.shape)
+    if not length:
+        return position
+    # A running maximum that exporters know, too.
+    marked = F.pad(torch.where(mark, position, -1).float(), (length - 1, 0), value=-1.0)
+    return F.max_pool1d(marked[:, None], length, stride=1)[:, 0].long()
 
 
 def _full(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -1,4 +1,4 @@
-"""Full-size training speed of mgsl-net and cmi: steps per second, peak memory, and where the time goes, as JSON.
+"""Full-size training speed: steps per second, peak memory, and where the time goes, as JSON.
 
 python benchmarks/throughput.py --device cuda --precision bf16
 """
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
@@ -19,33 +20,67 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import ommatid
+from ommatid import catalogue
+from ommatid.api import method_class
+from ommatid.engine.batch import Batch
 from ommatid.engine.method import Method, frozen
 from ommatid.engine.recipe import build_optimizer
-from ommatid.grounding.mgsl_net import MGSLNet
-from ommatid.grounding.task import GroundingBatch
+from ommatid.engine.settings import constructor_arguments
+from ommatid.grounding.dcin_tel import DCINTEL
+from ommatid.grounding.emotion_task import EmotionBatch
+from ommatid.grounding.grounder import Grounder
+from ommatid.grounding.task import GroundingBatch, UnpairedBatch
 from ommatid.transfer.cmi import CMI
 
 Step = Callable[[], torch.Tensor]
 
 
-def mgsl_net(device: torch.device, batch: int) -> dict[str, Step]:
-    """One update at the card's full size: T = 200 steps of 500-d features, sentences of 20 words."""
-    words, steps = 20, 200
-    method = MGSLNet(vocabulary_size=1000)
+def grounding(name: str, device: torch.device, batch: int) -> dict[str, Step]:
+    """One update at full size: T = 200 steps of 500-d features (400 clips for methods that sample), 20 words."""
+    kind = method_class(name)
+    known = constructor_arguments(kind)
+    sizes = {"feature_dim": 500, "vocabulary_size": 1000, "positions": STEPS, "steps": STEPS}
+    method = kind(**{argument: value for argument, value in sizes.items() if argument in known})
     method.words.vectors.normal_()
-    samples = GroundingBatch(
-        video=torch.randn(batch, steps, 500),
-        video_mask=torch.ones(batch, steps, dtype=torch.bool),
-        words=torch.randint(2, 1000, (batch, words)),
-        word_mask=torch.ones(batch, words, dtype=torch.bool),
-        duration=torch.full((batch,), 100.0),
-        span=torch.rand(batch, 2).sort(dim=1).values,
-        glance=torch.full((batch,), torch.nan),
-        query=torch.arange(batch),
-    ).to(device)
+    clips = STEPS if method.clips_kept is None else 2 * STEPS
+    video, words = torch.randn(batch, clips, 500), torch.randint(2, 1000, (batch, WORDS))
+    video_mask, word_mask = torch.ones(video.shape[:2]) > 0, torch.ones(words.shape) > 0
+    number = torch.arange(batch)
+    if method.learns_from == "unpaired":
+        samples: Batch = UnpairedBatch(video, video_mask, number, words, word_mask, number)
+    else:
+        span = torch.rand(batch, 2).sort(dim=1).values
+        glance, seconds = span.mean(dim=1), torch.full((batch,), 100.0)
+        samples = GroundingBatch(video, video_mask, words, word_mask, seconds, span, glance, number)
+    return one_update(method, samples, device)
+
+
+def dcin_tel(device: torch.device, batch: int) -> dict[str, Step]:
+    """One update at full size: clips of 100 lines with 1024-d frames and 768-d sentences."""
+    method, lines, labels = DCINTEL(), 100, (torch.rand(batch, 18) < 0.2).float()
+    mask = torch.ones(batch, lines) > 0
+    start = torch.arange(float(lines)).expand(batch, -1)
+    samples = EmotionBatch(
+        video=torch.randn(batch, lines, 1024),
+        text=torch.randn(batch, lines, 768),
+        mask=mask,
+        seen=mask,
+        heard=mask,
+        times=torch.stack([start, start + 1], dim=-1),
+        labels=labels,
+        votes=labels,
+        true_spans=torch.zeros(batch, 1, 2),
+        true_labels=torch.full((batch, 1), -1),
+        clip=torch.arange(batch),
+    )
+    return one_update(method, samples, device)
+
+
+def one_update(method: Method, samples: Batch, device: torch.device) -> dict[str, Step]:
     ready(method, device)
-    optimizer = build_optimizer(method.phases()["main"])
-    return {"update": updating(lambda: method.training_step(samples, 0), optimizer)}
+    samples = samples.to(device)
+    optimizers = [build_optimizer(phase) for phase in method.phases().values()]
+    return {"update": updating(lambda: method.training_step(samples, 0), *optimizers)}
 
 
 def cmi(device: torch.device, batch: int) -> dict[str, Step]:
@@ -74,9 +109,15 @@ def cmi(device: torch.device, batch: int) -> dict[str, Step]:
     }
 
 
+STEPS, WORDS = 200, 20
 METHODS: dict[str, tuple[Callable[[torch.device, int], dict[str, Step]], int]] = {
-    "mgsl-net": (mgsl_net, 64),
     "cmi": (cmi, 256),
+    "dcin-tel": (dcin_tel, 16),
+    **{
+        name: (partial(grounding, name), 64)
+        for name in catalogue.names("grounding")
+        if issubclass(method_class(name), Grounder)
+    },
 }
 
 
@@ -176,7 +217,7 @@ def main() -> None:
     parser.add_argument("--method", choices=METHODS, nargs="+", default=list(METHODS))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--batch", type=int, help="instead of 64 (mgsl-net) and 256 (cmi)")
+    parser.add_argument("--batch", type=int, help="instead of each method's own: 64 in grounding")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1, help="on a CPU")

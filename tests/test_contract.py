@@ -22,6 +22,7 @@ from tiny import TINY
 # Where the tiny settings learn nothing: those of the model that do.
 LEARNING = {
     "cmi": {"generator_steps": 30, "kd_steps": 30, "synthesis_batch": 32, "kd_batch": 32, "teacher_steps": 30},
+    "dscnet": {"hidden_dim": 48, "code_dim": 48, "recipe": {"lr": 5e-3}},
     "dcin-tel": {"hidden_dim": 32, "recipe": {"lr": 1e-2}},
 }
 METHODS = catalogue.names()

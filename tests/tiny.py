@@ -32,8 +32,14 @@ TINY: dict[str, dict[str, dict[str, Any]]] = {
         "data": {"train_clips": 40, "test_clips": 8, "held_out": 1, "batch_size": 8},
         "trainer": {"max_epochs": 1, "max_steps": -1},
     },
+    "dscnet": {
+        "model": {"hidden_dim": 16, "code_dim": 16, "clusters": 4},
+        "data": {**GROUNDING["data"], "view": "standard"},
+        "trainer": GROUNDING["trainer"],
+    },
     "ecrl": {"model": {"hidden_dim": 16, "projection_dim": 8}, **GROUNDING},
     "lgi": {"model": {"hidden_dim": 16, "attention_dim": 8, "head_dim": 16, "kernel": 3}, **GROUNDING},
+    "ssrn": {"model": {"hidden_dim": 16, "siamese": 2}, **GROUNDING},
     "mgsl-net": {"model": {"hidden_dim": 16, "video_dim": 16, "memory_slots": 8}, **GROUNDING},
     "vslnet": {"model": {"hidden_dim": 16, "character_dim": 8}, **GROUNDING},
 }

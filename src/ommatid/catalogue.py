@@ -88,6 +88,18 @@ CATALOGUE = (
         year=2022,
     ),
     Entry(
+        name="dscnet",
+        title="Unsupervised Temporal Video Grounding with Deep Semantic Clustering",
+        field="grounding",
+        target="ommatid.grounding.dscnet:DSCNet",
+        embedded="world-grounding",
+        summary="Learn to ground from a pile of videos and a pile of sentences; clusters of sentences guide attention.",
+        arxiv="2201.05307",
+        authors="Liu, D. and Qu, X. and Wang, Y. and Di, X. and Zou, K. and Cheng, Y. and Xu, Z. and Zhou, P.",
+        venue="AAAI",
+        year=2022,
+    ),
+    Entry(
         name="ecrl",
         title="Transform-Equivariant Consistency Learning for Temporal Sentence Grounding",
         field="grounding",
@@ -122,6 +134,19 @@ CATALOGUE = (
         arxiv="2201.00454",
         authors="Liu, D. and Qu, X. and Di, X. and Cheng, Y. and Xu, Z. and Zhou, P.",
         venue="AAAI",
+        year=2022,
+    ),
+    Entry(
+        name="ssrn",
+        title="Rethinking the Video Sampling and Reasoning Strategies for Temporal Sentence Grounding",
+        field="grounding",
+        target="ommatid.grounding.ssrn:SSRN",
+        embedded="world-grounding",
+        summary="Find a moment that begins and ends between the sampled frames, by siamese frames and soft boundaries.",
+        arxiv="2301.00514",
+        authors="Zhu, J. and Liu, D. and Zhou, P. and Di, X. and Cheng, Y. and Yang, S. and Xu, W. and Xu, Z. and "
+        "Wan, Y. and Sun, L. and Xiong, Z.",
+        venue="Findings of EMNLP",
         year=2022,
     ),
     Entry(

@@ -245,13 +245,6 @@ def test_settings_that_make_no_map_are_refused_in_one_sentence(settings, sentenc
     assert "\n" not in str(refused.value)
 
 
-def test_data_without_annotated_moments_are_refused(batch):
-    method = small()
-    method._trainer = type("Trainer", (), {"datamodule": GroundingData(view="glance", train_videos=2, test_videos=1)})
-    with pytest.raises(InputError, match="TAN2D learns from annotated moments"):
-        method.training_step(batch, 0)
-
-
 def test_embedded_settings_fit_the_embedded_data():
     data = GroundingData(**{**TAN2D.embedded["data"], "train_videos": 8, "test_videos": 4})
     method = silent(build(TAN2D, {**TAN2D.arguments_from(data), **TAN2D.embedded["model"]}))

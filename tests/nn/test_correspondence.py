@@ -306,8 +306,8 @@ def test_samples_near_zero_temperature_are_one_hot_as_often_as_likely():
     generator = torch.Generator().manual_seed(0)
     probs = torch.tensor([0.6, 0.3, 0.1])
     logits, mask = probs.log().expand(4000, 3), torch.tensor([True, True, True])
-    samples = gumbel_categorical(logits, mask, 1e-3, torch.rand(4000, 3, generator=generator))
-    torch.testing.assert_close(samples.max(dim=1).values, torch.ones(4000), atol=0.02, rtol=0)
+    samples = gumbel_categorical(logits, mask, 1e-4, torch.rand(4000, 3, generator=generator))
+    assert samples.max(dim=1).values.mean() > 0.999
     torch.testing.assert_close(samples.mean(dim=0), probs, atol=0.02, rtol=0)
 
 

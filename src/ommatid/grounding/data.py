@@ -318,7 +318,14 @@ class UnpairedSet(Dataset[UnpairedSample]):
         return max(len(self._pooled), len(self.words))
 
     def __getitem__(self, index: int) -> UnpairedSample:
-        video, sentence = index % len(self._pooled), self._order[index % len(self.words)]
+        return self._sample(index, self._order[index % len(self.words)])
+
+    def in_order(self, index: int) -> UnpairedSample:
+        """The video and the sentence of this number, the shorter pile begun anew."""
+        return self._sample(index, index % len(self.words))
+
+    def _sample(self, index: int, sentence: int) -> UnpairedSample:
+        video = index % len(self._pooled)
         return UnpairedSample(self._pooled[video], video, self.words[sentence], sentence)
 
 

@@ -345,7 +345,7 @@ MHST.claims = (
         model=RelevanceRuns.embedded["model"],
         data={**MHST.embedded["data"], "by_length": True},
         trainer=MHST.embedded["trainer"],
-        tuning={"recipe.lr": (1e-3, 2e-3, 4e-3)},
+        tuning={"recipe.lr": (1e-3, 2e-3, 4e-3, 8e-3, 16e-3)},
         shown=(
             "mIoU",
             "R@1,IoU=0.5",

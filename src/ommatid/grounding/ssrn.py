@@ -17,8 +17,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ommatid.engine.claim import Arm, Claim, Criterion
+from ommatid.engine.data import DataModule
 from ommatid.engine.recipe import Recipe
 from ommatid.errors import InputError
+from ommatid.grounding.data import GroundingData
 from ommatid.grounding.encoders import Encoder, LocalSelfAttention, WordEmbedding, context
 from ommatid.grounding.grounder import Grounder
 from ommatid.grounding.metrics import NMS, THRESHOLDS, grounding_scores, temporal_iou, with_subsets
@@ -134,7 +136,7 @@ class SSRN(Grounder):
     Args:
         feature_dim, word_dim, vocabulary_size: as the data have them.
         hidden_dim: width of everything behind the inputs.
-        steps: anchor frames T of a video (E1).
+        steps: anchor frames T of a video (E1); the data decide where they are known.
         siamese: further frames K beside every anchor (E4); 0 leaves only the anchors.
         frames: where they lie: "between" an anchor and the next one, "around" the anchor, or "copies" of the anchor,
             which adds the parameters and the work of siamese frames, but nothing new to see.
@@ -157,13 +159,12 @@ class SSRN(Grounder):
     embedded = {
         "model": {
             "hidden_dim": 48,
-            "steps": 16,
             "interaction": "context_query",
             "encoder": "conv",
             "dropout": 0.0,
             "recipe": {"lr": 4e-3, "weight_decay": 0.0, "schedule": "onecycle", "warmup_steps": 0},
         },
-        "data": {"batch_size": 16},
+        "data": {"steps": 16, "batch_size": 16},
         "trainer": {"max_steps": 800, "max_epochs": -1},
     }
 
@@ -198,6 +199,7 @@ class SSRN(Grounder):
         self.save_hyperparameters(logger=False)
         self.recipe = recipe
         # Compared in every step; torch.compile stops at a comparison that goes through hparams.
+        self.anchors, self.siamese = steps, siamese
         self.frames, self.sampling, self.labels, self.informed_before = frames, sampling, labels, infer_anchor_only
         self.words = WordEmbedding(vocabulary_size, word_dim)
         self.dropout = nn.Dropout(dropout)
@@ -213,6 +215,11 @@ class SSRN(Grounder):
         # A tensor, set outside of the step, because a compiled step would be compiled anew for a new number.
         self.register_buffer("eta", torch.zeros(()), persistent=False)
 
+    @classmethod
+    def arguments_from(cls, data: DataModule) -> dict[str, Any]:
+        assert isinstance(data, GroundingData)
+        return {**super().arguments_from(data), "steps": data.steps}
+
     def forward(self, batch: GroundingBatch) -> Moments:
         """Spans between the steps: both ends on the fine grid of all sequences, then refined (E15, E16)."""
         located = self.locate(batch, only_anchors=self.informed_before)
@@ -226,9 +233,10 @@ class SSRN(Grounder):
         located, settings = self.locate(batch), self.hparams
         targets = self.targets(batch.span, located)
         start, end, agreement = targets.start, targets.end, located.start.new_zeros(())
-        if located.affinity is not None and self.labels == "soft":
-            told_start = propagate_soft_labels(located.start.exp(), located.affinity, settings.omega)
-            told_end = propagate_soft_labels(located.end.exp(), located.affinity, settings.omega)
+        if self.aggregate is not None and located.affinity is not None and self.labels == "soft":
+            omega = self.aggregate.omega
+            told_start = propagate_soft_labels(located.start.exp(), located.affinity, omega)
+            told_end = propagate_soft_labels(located.end.exp(), located.affinity, omega)
             start, end = torch.lerp(start, told_start, self.eta), torch.lerp(end, told_end, self.eta)
             agreement = cross_entropy(located.start[:, :1], told_start[:, :1])
             agreement = (agreement + cross_entropy(located.end[:, :1], told_end[:, :1])) / 2
@@ -267,13 +275,12 @@ class SSRN(Grounder):
             affinity=affinity,
             index=index,
             clips=batch.video_mask.sum(dim=1),
-            stride=stride(batch.video_mask, self.hparams.steps),
+            stride=stride(batch.video_mask, self.anchors),
         )
 
     def sample(self, mask: Bool[Tensor, "batch clip"]) -> Int[Tensor, "batch frame time"]:
         """The clips that every sequence shows (E1, E4)."""
-        settings = self.hparams
-        index = siamese_indices(mask, settings.steps, settings.siamese, self.frames == "around")
+        index = siamese_indices(mask, self.anchors, self.siamese, self.frames == "around")
         return index[:, :1].expand_as(index) if self.frames == "copies" else index
 
     def read(
@@ -370,8 +377,8 @@ SSRN.claims = (
             "base-soft": Arm("control", {"siamese": 0}),
             "base-mean": Arm("control", {"siamese": 0, "labels": "snapped", "sampling": "mean"}),
             "+frames": Arm("ablation", {"labels": "snapped"}),
-            "T=64 siamese + soft": Arm("reported", {"steps": 64}),
-            "T=64 base": Arm("reported", {"steps": 64, "siamese": 0, "labels": "snapped"}),
+            "T=64 siamese + soft": Arm("reported", data={"steps": 64}),
+            "T=64 base": Arm("reported", {"siamese": 0, "labels": "snapped"}, {"steps": 64}),
         },
         criteria=(
             Criterion(_METRIC, versus="base"),

@@ -88,7 +88,7 @@ class ViGA(Grounder):
             "guidance_scale": 1000.0,
             "lengths": [0.1, 0.15, 0.2, 0.25, 0.3],
             "encoder": "conv",
-            "recipe": {"lr": 2e-3, "schedule": "onecycle"},
+            "recipe": {"lr": 8e-3, "schedule": "onecycle"},
         },
         "data": {"view": "glance", "steps": 32, "batch_size": 32},
         "trainer": {"max_steps": 600, "max_epochs": -1},

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ommatid.engine.checkpoint import rename
 from ommatid.engine.claim import Arm, Claim, Criterion
 from ommatid.engine.recipe import Recipe
+from ommatid.errors import InputError
 from ommatid.grounding.encoders import Encoder, WordEmbedding, context
 from ommatid.grounding.grounder import Grounder
 from ommatid.grounding.heads import DenseRegression, DenseRegressionHead, decode_dense, dense_loss, steps_inside
@@ -27,6 +28,7 @@ from ommatid.nn.context_query import ContextQueryAttention
 from ommatid.nn.correspondence import (
     HierarchicalVideoNodes,
     Levels,
+    Prior,
     VideoGraphAttention,
     VideoNodes,
     correspondence_logits,
@@ -51,7 +53,7 @@ from ommatid.nn.semantic_graph import (
     rule_parse,
 )
 
-PRIORS = {"structured": structured_prior, "uniform": uniform_prior}
+PRIORS: dict[str, Prior | None] = {"structured": structured_prior, "uniform": uniform_prior, "none": None}
 DIVERSITY_WEIGHT = 0.1
 DROP = 0.2
 """How much worse a wrong word must make the evidence (E17)."""
@@ -78,7 +80,7 @@ class SentenceGraph(nn.Module):
         self, words: Words, tags: Int[Tensor, "batch word"], mask: Bool[Tensor, "batch word"]
     ) -> tuple[SemanticGraph, Nodes]:
         graph, read = rule_parse(tags, mask), self.encoder(words, mask)
-        share = masked_softmax(self.pool(read)[:, None, :, 0], graph.words)
+        share = masked_softmax(self.pool(read)[:, None, :, 0].expand_as(graph.words), graph.words)
         nodes = share.to(read.dtype) @ read + self.kind(graph.kind)
         for layer in self.layers:
             nodes = layer(nodes, graph.edges)
@@ -153,11 +155,12 @@ class VISA(Grounder):
             "dropout": 0.1,
             "recipe": {"lr": 4e-3, "schedule": "onecycle"},
         },
-        "data": {"steps": 32, "batch_size": 32},
+        "data": {"view": "cg", "steps": 32, "batch_size": 32},
         "trainer": {"max_steps": 800, "max_epochs": -1},
     }
 
-    progress: Tensor
+    temperature: Tensor
+    divergence_weight: Tensor
 
     def __init__(
         self,
@@ -179,11 +182,15 @@ class VISA(Grounder):
         recipe: Recipe = Recipe("adam", lr=4e-4, schedule="constant"),
     ) -> None:
         super().__init__()
+        _check(slots, temperatures, rise)
         self.save_hyperparameters(logger=False)
         self.recipe = recipe
         self.words = WordEmbedding(vocabulary_size, word_dim)
         self.dropout = nn.Dropout(dropout)
-        self.register_buffer("progress", torch.zeros(()), persistent=False)
+        self.prior = PRIORS[prior]
+        # What changes while training goes on: as tensors, so that a compiled step need not be compiled anew.
+        self.register_buffer("temperature", torch.tensor(float(temperatures[0])), persistent=False)
+        self.register_buffer("divergence_weight", torch.zeros(()), persistent=False)
 
         self.sentence = SentenceGraph(word_dim, hidden_dim, key_dim, graph_layers, encoder, dropout)
         self.video = HierarchicalVideoNodes(feature_dim, hidden_dim, slots)
@@ -199,7 +206,13 @@ class VISA(Grounder):
         return decode_dense(self.understand(batch).prediction)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        self.progress.fill_(self.share_done)
+        self.schedule(self.share_done)
+
+    def schedule(self, done: float) -> None:
+        """Samples get colder (E10), and the divergence weighs more and more (E18); `done` of the training is over."""
+        settings, (first, last) = self.hparams, self.hparams.temperatures
+        self.temperature.fill_(first + done * (last - first))
+        self.divergence_weight.fill_(min(done / settings.rise, 1.0) * settings.divergence_weight)
 
     def training_step(self, batch: GroundingBatch, _: int) -> Tensor:
         """Location, divergence from the prior, correspondences inside the moment, and differing slots (E18)."""
@@ -218,11 +231,6 @@ class VISA(Grounder):
             loss = loss + settings.negative_weight * self.contradiction(batch, found, inside)
         self.report(loss=loss, location=location, divergence=divergence, inside=mass)
         return loss
-
-    @property
-    def divergence_weight(self) -> Scalar:
-        """Rises linearly from 0 (E18)."""
-        return (self.progress / self.hparams.rise).clamp(max=1) * self.hparams.divergence_weight
 
     def understand(self, batch: GroundingBatch) -> Understood:
         """Both graphs, what corresponds, and what every step votes for (E1-E14)."""
@@ -249,14 +257,13 @@ class VISA(Grounder):
     ) -> tuple[Levels, Levels, Float[Tensor, "batch"]]:
         """Posterior, what is used of it (a relaxed sample in training), and its divergence from the prior (E8-E10)."""
         logits = correspondence_logits(self.look(nodes), video.each(self.seen))
-        if self.hparams.prior == "none":
+        if self.prior is None:
             probs = posterior(logits, video)
             return probs, probs, logits.windows.new_zeros(len(nodes))
-        probs, divergence = structured_correspondence(logits, graph, video, PRIORS[self.hparams.prior])
+        probs, divergence = structured_correspondence(logits, graph, video, self.prior)
         if not self.training:
             return probs, probs, divergence
-        first, last = self.hparams.temperatures
-        return probs, relaxed_samples(logits, video, first + self.progress * (last - first)), divergence
+        return probs, relaxed_samples(logits, video, self.temperature), divergence
 
     def judge(
         self, nodes: Nodes, graph: SemanticGraph, video: VideoNodes
@@ -415,4 +422,46 @@ _PUBLISHED = (
     (r"\.layernorm\.", ".norm."),
     (r"\.edge_attn_query\.", ".query."),
     (r"\.edge_attn_key\.", ".key."),
+)
+
+
+def _check(slots: int, temperatures: tuple[float, float], rise: float) -> None:
+    if slots < 1:
+        raise InputError(f"slots must be at least 1, found {slots}")
+    if min(temperatures) <= 0:
+        raise InputError(f"temperatures must be above 0, found {temperatures}")
+    if not 0 < rise <= 1:
+        raise InputError(f"rise must lie in (0, 1], found {rise}")
+
+
+_METRIC, _NOVEL, _TRIVIAL = (f"{part}R@1,IoU=0.5" for part in ("", "novel_composition/", "test_trivial/"))
+_GRAPHS: dict[str, Any] = {name: VISA.embedded["model"][name] for name in ("hidden_dim", "key_dim")}
+_WORDS = "ommatid.grounding.visa:WordFusion"
+
+VISA.claims = (
+    Claim(
+        name="visa",
+        statement="VISA loses less R@1,IoU=0.5 between known and novel compositions than a grounder of equal size "
+        "without graphs, also than one with the same conjunctive evidence of words, and is at least as good on known "
+        "compositions.",
+        arms={
+            "visa": Arm("method", _GRAPHS),
+            "flat": Arm("baseline", {"hidden_dim": 62}, method=_WORDS),
+            "typed": Arm("control", {"hidden_dim": 60, "conjunctive": True}, method=_WORDS),
+            "graph": Arm("ablation", {**_GRAPHS, "prior": "none"}),
+            "visa-noprior": Arm("ablation", {**_GRAPHS, "prior": "uniform"}),
+        },
+        criteria=(
+            Criterion(_NOVEL, versus="flat", beyond=_TRIVIAL),
+            Criterion(_TRIVIAL, versus="flat", kind="not worse", margin=0.02),
+            Criterion(_NOVEL, versus="typed", beyond=_TRIVIAL),
+        ),
+        model={name: value for name, value in VISA.embedded["model"].items() if name not in _GRAPHS},
+        data=VISA.embedded["data"],
+        trainer=VISA.embedded["trainer"],
+        tuning={"recipe.lr": (2e-3, 4e-3, 8e-3)},
+        tuning_metric=_METRIC,
+        shown=(_TRIVIAL, _NOVEL, f"novel_word/{_METRIC}", "mIoU"),
+        source="docs/methods/visa.md, claim",
+    ),
 )

@@ -60,7 +60,7 @@ def test_the_moment_is_the_run_in_the_time_of_the_video(batch):
     for row, steps in enumerate(batch.video_mask.sum(dim=1).tolist()):
         first, last = run_one_by_one(relevance[row, :steps].tolist(), 0.52)
         assert moments.spans[row, 0].tolist() == pytest.approx([first / steps, (last + 1) / steps])
-        assert float(moments.scores[row, 0]) == pytest.approx(float(relevance[row, :steps].max().detach()))
+        assert moments.scores[row, 0] == relevance[row, :steps].max()
 
 
 @pytest.mark.parametrize("encoder", ["gru", "conv"])

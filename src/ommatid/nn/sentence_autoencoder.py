@@ -12,8 +12,8 @@ WordMask = Bool[Tensor, "batch word"]
 class SentenceAutoencoder(nn.Module):
     """Word vectors to a unit code, and the code back to words; a code that must rebuild its sentence keeps its content.
 
-    The code is a mean of the word vectors, cut to its own width; how much each word counts follows from its sentence and
-    is learnt. Whatever shares the space of the word vectors therefore shares that of the codes.
+    The code is a mean of the word vectors, cut to its own width; how much each word counts follows from its sentence
+    and is learnt. Whatever shares the space of the word vectors therefore shares that of the codes.
 
     Args:
         dim: width of the word vectors.

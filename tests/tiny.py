@@ -10,6 +10,8 @@ GROUNDING: dict[str, dict[str, Any]] = {
     "data": {"train_videos": 24, "test_videos": 12, "batch_size": 8, "steps": 16},
     "trainer": {"max_epochs": 1, "max_steps": -1},
 }
+# For methods that learn from less: their training samples, too, can be scored.
+STANDARD = {**GROUNDING, "data": {**GROUNDING["data"], "view": "standard"}}
 TINY: dict[str, dict[str, dict[str, Any]]] = {
     "2d-tan": {
         "model": {
@@ -34,13 +36,14 @@ TINY: dict[str, dict[str, dict[str, Any]]] = {
     },
     "dscnet": {
         "model": {"hidden_dim": 16, "code_dim": 16, "clusters": 4},
-        "data": {**GROUNDING["data"], "view": "standard"},
-        "trainer": GROUNDING["trainer"],
+        **STANDARD,
     },
     "ecrl": {"model": {"hidden_dim": 16, "projection_dim": 8}, **GROUNDING},
     "lgi": {"model": {"hidden_dim": 16, "attention_dim": 8, "head_dim": 16, "kernel": 3}, **GROUNDING},
+    "mhst": {"model": {"hidden_dim": 16, "projection": 16, "candidates": 6}, **STANDARD},
     "ssrn": {"model": {"hidden_dim": 16, "siamese": 2}, **GROUNDING},
     "mgsl-net": {"model": {"hidden_dim": 16, "video_dim": 16, "memory_slots": 8}, **GROUNDING},
+    "viga": {"model": {"hidden_dim": 16}, **STANDARD},
     "vslnet": {"model": {"hidden_dim": 16, "character_dim": 8}, **GROUNDING},
 }
 

@@ -137,6 +137,18 @@ CATALOGUE = (
         year=2022,
     ),
     Entry(
+        name="mhst",
+        title="Hypotheses Tree Building for One-Shot Temporal Sentence Localization",
+        field="grounding",
+        target="ommatid.grounding.mhst:MHST",
+        embedded="world-grounding",
+        summary="Learn from one glance a sentence to find its moment among the segments of a tree over the video.",
+        arxiv="2301.01871",
+        authors="Liu, D. and Fang, X. and Zhou, P. and Di, X. and Lu, W. and Cheng, Y.",
+        venue="AAAI",
+        year=2023,
+    ),
+    Entry(
         name="ssrn",
         title="Rethinking the Video Sampling and Reasoning Strategies for Temporal Sentence Grounding",
         field="grounding",
@@ -147,6 +159,19 @@ CATALOGUE = (
         authors="Zhu, J. and Liu, D. and Zhou, P. and Di, X. and Cheng, Y. and Yang, S. and Xu, W. and Xu, Z. and "
         "Wan, Y. and Sun, L. and Xiong, Z.",
         venue="Findings of EMNLP",
+        year=2022,
+    ),
+    Entry(
+        name="viga",
+        title="Video Moment Retrieval from Text Queries via Single Frame Annotation",
+        field="grounding",
+        target="ommatid.grounding.viga:ViGA",
+        embedded="world-grounding",
+        summary="Learn from one glance a sentence, by a Gaussian around it and windows around the attention's peak.",
+        arxiv="2204.09409",
+        authors="Cui, R. and Qian, T. and Peng, P. and Daskalaki, E. and Chen, J. and Guo, X. and Sun, H. and "
+        "Jiang, Y.",
+        venue="SIGIR",
         year=2022,
     ),
     Entry(

@@ -45,7 +45,8 @@ def balanced_pseudo_labels(
     """
     plan = ((scores - scores.max()) / sharpness).double().exp().clamp(min=1e-30)
     for _ in range(rounds):
-        plan = plan / plan.sum(dim=0, keepdim=True) * marginal.double()
+        # A cluster without sentences is an empty column from the first round on.
+        plan = plan / plan.sum(dim=0, keepdim=True).clamp(min=1e-300) * marginal.double()
         plan = plan / plan.sum(dim=1, keepdim=True) / len(plan)
     return most_likely(plan, most).to(scores.dtype)
 

@@ -43,7 +43,7 @@ class DSCNet(Grounder):
         hidden_dim: width of the encoders.
         code_dim: width of the space that sentences and frames share, and in which they begin as word vectors and clip
             features are.
-        clusters: of sentences (E3); 0 compares frames with the query's own code alone.
+        clusters: of sentences (E3).
         specific: use what is said at all; without, moments are the foreground alone.
         balance: let clusters be as frequent in videos as in sentences (E8).
         labels: clusters that a video is taken to show.
@@ -97,6 +97,10 @@ class DSCNet(Grounder):
             raise InputError(f"language_share must lie between 0 and 1, found {language_share}")
         if clusters < 2:
             raise InputError(f"clusters must be at least 2, found {clusters}")
+        if labels < 1:
+            raise InputError(f"labels must be at least 1, found {labels}")
+        if not temperature > 0:
+            raise InputError(f"temperature must be above 0, found {temperature}")
         self.save_hyperparameters(logger=False)
         self.recipe = recipe
         self.words = WordEmbedding(vocabulary_size, word_dim)
@@ -347,7 +351,7 @@ def moments_of(curve: Curve, mask: Mask) -> Moments:
 
 
 _METRIC = "R@1,IoU=0.5"
-_FULL: dict[str, Any] = DSCNet.embedded["model"]
+_FULL = {name: value for name, value in DSCNet.embedded["model"].items() if name != "recipe"}
 _FOREGROUND: dict[str, Any] = {**_FULL, "specific": False}
 _NOTHING_SHARED: dict[str, Any] = {"world": {"rho": 0.0}}
 _DIRECT = "ommatid.grounding.dscnet:DirectMatching"

@@ -151,6 +151,7 @@ class VISA(Grounder):
         "model": {
             "hidden_dim": 48,
             "key_dim": 24,
+            "graph_layers": 1,
             "encoder": "conv",
             "dropout": 0.1,
             "recipe": {"lr": 4e-3, "schedule": "onecycle"},
@@ -435,7 +436,7 @@ def _check(slots: int, temperatures: tuple[float, float], rise: float) -> None:
 
 
 _METRIC, _NOVEL, _TRIVIAL = (f"{part}R@1,IoU=0.5" for part in ("", "novel_composition/", "test_trivial/"))
-_GRAPHS: dict[str, Any] = {name: VISA.embedded["model"][name] for name in ("hidden_dim", "key_dim")}
+_GRAPHS: dict[str, Any] = {name: VISA.embedded["model"][name] for name in ("hidden_dim", "key_dim", "graph_layers")}
 _WORDS = "ommatid.grounding.visa:WordFusion"
 
 VISA.claims = (
@@ -446,8 +447,8 @@ VISA.claims = (
         "compositions.",
         arms={
             "visa": Arm("method", _GRAPHS),
-            "flat": Arm("baseline", {"hidden_dim": 62}, method=_WORDS),
-            "typed": Arm("control", {"hidden_dim": 60, "conjunctive": True}, method=_WORDS),
+            "flat": Arm("baseline", {"hidden_dim": 57}, method=_WORDS),
+            "typed": Arm("control", {"hidden_dim": 55, "conjunctive": True}, method=_WORDS),
             "graph": Arm("ablation", {**_GRAPHS, "prior": "none"}),
             "visa-noprior": Arm("ablation", {**_GRAPHS, "prior": "uniform"}),
         },

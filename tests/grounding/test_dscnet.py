@@ -14,6 +14,7 @@ from ommatid.data.tagging import NOUN, VERB
 from ommatid.engine.fit import fit
 from ommatid.engine.runs import RunDir
 from ommatid.engine.settings import build
+from ommatid.engine.sweep import locate
 from ommatid.errors import InputError
 from ommatid.grounding.clusters import balanced_pseudo_labels, most_likely
 from ommatid.grounding.data import GroundingData, UnpairedSet, collate_unpaired
@@ -534,7 +535,7 @@ class Stages(Callback):
     """The stage of every update, what moved in it, and how often labels were made."""
 
     def __init__(self):
-        self.stages, self.moved, self.labels = [], [], []
+        self.stages, self.moved, self.tables, self.labels = [], [], [], []
 
     def on_train_batch_end(self, trainer, method, outputs, batch, batch_idx):
         now = {name: value.clone() for name, value in method.named_parameters()}
@@ -542,29 +543,36 @@ class Stages(Callback):
             self.moved.append({name.split(".")[0] for name in now if not torch.equal(now[name], self.before[name])})
         self.before = now
         self.stages.append(bool(method.mined))
-        self.labels.append(id(method.pseudo_labels))
+        if not any(method.pseudo_labels is seen for seen in self.tables):
+            self.tables.append(method.pseudo_labels)
+        self.labels.append(len(self.tables))
 
 
-def test_training_gives_the_language_its_share_and_then_leaves_it_alone():
+@pytest.fixture(scope="module")
+def whole():
+    """Five epochs of three updates: half of the training ends within the third epoch."""
+    torch.set_num_threads(1)
     data, stages = tiny_data(), Stages()
     method = tiny(data)
-    epochs, updates = 5, 3
-    fit(method, data, trainer={"max_epochs": epochs, "limit_val_batches": 0, "callbacks": [stages]})
-    # Half of the training ends within the third epoch.
+    fit(method, data, trainer={"max_epochs": 5, "limit_val_batches": 0, "callbacks": [stages]})
+    return method, data, stages
+
+
+def test_training_gives_the_language_its_share_and_then_leaves_it_alone(whole):
+    method, _, stages = whole
     assert stages.stages == [False] * 8 + [True] * 7
     assert all(moved == {"language"} for moved in stages.moved[:7])
     assert all(moved == {"video_encoder", "video_context", "frame_code", "foreground"} for moved in stages.moved[7:])
-    assert [len(set(stages.labels[first : first + updates])) for first in (9, 12)] == [1, 1]
-    assert len(set(stages.labels[8:])) == 3
+    # None yet; then the rest of the epoch in which it begins, and one table for each of the two after that.
+    assert stages.labels == [1] * 8 + [2] + [3] * 3 + [4] * 3
     assert method.pseudo_labels.shape == (8, 3)
     torch.testing.assert_close(method.pseudo_labels.sum(dim=1), torch.ones(8))
 
 
-def test_a_checkpoint_carries_what_was_mined(tmp_path):
-    data = tiny_data()
-    method = tiny(data)
-    fit(method, data, trainer={"max_epochs": 3, "limit_val_batches": 0})
-    loaded = DSCNet.load(method.save(tmp_path / "m.safetensors"))
+def test_a_checkpoint_carries_what_was_mined(whole, tmp_path):
+    method, data, _ = whole
+    path = method.save(tmp_path / "m.safetensors")
+    loaded, bare = DSCNet.load(path), DSCNet.load(path)
     for name in ("centres", "share", "mined", "language.mean"):
         saved, kept = loaded.get_buffer(name), method.get_buffer(name)
         assert torch.equal(saved, kept)
@@ -573,13 +581,12 @@ def test_a_checkpoint_carries_what_was_mined(tmp_path):
     ours, theirs = method.eval()(batch), loaded(batch)
     assert torch.equal(ours.spans, theirs.spans)
     assert torch.equal(ours.scores, theirs.scores)
-    bare = DSCNet.load(tmp_path / "m.safetensors")
     bare.centres.zero_()
     assert not torch.equal(bare(batch).scores, theirs.scores)
 
 
 @pytest.mark.parametrize("killed_in", [2, 4])
-def test_a_resumed_training_ends_like_an_uninterrupted_one(tmp_path, killed_in):
+def test_a_resumed_training_ends_like_an_uninterrupted_one(whole, tmp_path, killed_in):
     """Killed before the sentences are clustered, and after: labels are no part of the resume state."""
 
     class Kill(Callback):
@@ -587,17 +594,15 @@ def test_a_resumed_training_ends_like_an_uninterrupted_one(tmp_path, killed_in):
             if (trainer.current_epoch, batch_idx) == (killed_in, 0):
                 raise RuntimeError("killed")
 
-    options = {"max_epochs": 5, "limit_val_batches": 0}
-    whole, resumed = tiny(tiny_data()), tiny(tiny_data())
-    fit(whole, tiny_data(), trainer=options)
-    run = RunDir.create(tmp_path, "dscnet")
+    run, options, data = RunDir.create(tmp_path, "dscnet"), {"max_epochs": 5, "limit_val_batches": 0}, tiny_data()
     with pytest.raises(RuntimeError, match="killed"):
-        fit(tiny(tiny_data()), tiny_data(), run, {**options, "callbacks": [Kill()]})
+        fit(tiny(data), data, run, {**options, "callbacks": [Kill()]})
+    resumed = tiny(data)
     torch.rand(17)
-    fit(resumed, tiny_data(), run, options, resume=True)
-    for name, value in whole.state_dict().items():
+    fit(resumed, data, run, options, resume=True)
+    for name, value in whole[0].state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
-    assert torch.equal(whole.pseudo_labels, resumed.pseudo_labels)
+    assert torch.equal(whole[0].pseudo_labels, resumed.pseudo_labels)
 
 
 # --- direct matching ---

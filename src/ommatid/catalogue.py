@@ -175,6 +175,19 @@ CATALOGUE = (
         year=2022,
     ),
     Entry(
+        name="visa",
+        title="Compositional Temporal Grounding with Structured Variational Cross-Graph Correspondence Learning",
+        field="grounding",
+        target="ommatid.grounding.visa:VISA",
+        embedded="world-grounding",
+        summary="Ground known words in new combinations: a graph of the sentence is matched with a graph of the video.",
+        arxiv="2203.13049",
+        authors="Li, J. and Xie, J. and Qian, L. and Zhu, L. and Tang, S. and Wu, F. and Yang, Y. and Zhuang, Y. and "
+        "Wang, X.",
+        venue="CVPR",
+        year=2022,
+    ),
+    Entry(
         name="vslnet",
         title="Span-based Localizing Network for Natural Language Video Localization",
         field="grounding",

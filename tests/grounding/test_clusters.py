@@ -9,7 +9,7 @@ import torch
 from sklearn.cluster import KMeans
 
 from ommatid.errors import InputError
-from ommatid.grounding.clusters import balanced_pseudo_labels, cluster_codes, masked_mean, most_likely
+from ommatid.grounding.clusters import balanced_pseudo_labels, cluster_codes, mean_over_time, most_likely
 
 
 def unit(*shape, seed=0):
@@ -193,13 +193,13 @@ def test_the_most_likely_are_those_of_a_plain_loop(most):
     torch.testing.assert_close(most_likely(scores, most), torch.tensor(expected))
 
 
-# --- masked_mean ---
+# --- mean_over_time ---
 
 
 def test_the_mean_is_that_of_a_plain_loop():
     generator = torch.Generator().manual_seed(0)
     values, weight = torch.randn(3, 6, 2, generator=generator), torch.rand(3, 6, generator=generator)
-    found = masked_mean(values, weight)
+    found = mean_over_time(values, weight)
     for row in range(3):
         total = sum(float(weight[row, step]) * values[row, step] for step in range(6))
         torch.testing.assert_close(found[row], total / float(weight[row].sum()))
@@ -208,7 +208,7 @@ def test_the_mean_is_that_of_a_plain_loop():
 def test_masked_steps_do_not_count_and_nothing_at_all_gives_zero():
     values = torch.tensor([[[1.0], [3.0], [500.0]], [[7.0], [8.0], [9.0]]], requires_grad=True)
     mask = torch.tensor([[True, True, False], [False, False, False]])
-    found = masked_mean(values, mask)
+    found = mean_over_time(values, mask)
     assert found.tolist() == [[2.0], [0.0]]
     found.sum().backward()
     assert values.grad[..., 0].tolist() == [[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]

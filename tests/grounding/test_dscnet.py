@@ -44,8 +44,11 @@ def small(**settings):
 
 
 def grown(**settings):
-    """As if its language were trained and its sentences clustered."""
+    """As if its language were trained, its sentences clustered, and its context begun to count."""
     method = small(**settings)
+    with torch.no_grad():
+        method.video_context.weight.normal_(std=0.3)
+        method.video_context.bias.normal_(std=0.3)
     method.centres.copy_(unit(3, 4, seed=7))
     method.mined.fill_(True)
     method.pseudo_labels = LABELS
@@ -103,7 +106,7 @@ def test_full_size_parts_have_the_sizes_of_their_equations():
     full, dim, code = DSCNet(), 512, 256
     expected = {
         "words": 300,  # one learned vector for unknown words; the others are frozen
-        "language": 2 * gru(300, dim // 2) + linear(dim, 1) + linear(300, code, bias=False)  # E1
+        "language": 2 * gru(300, dim // 2) + linear(dim, 1, bias=False) + linear(300, code, bias=False)  # E1
         + linear(code, dim) + gru(300 + code, dim) + linear(dim, 2),  # E2, a vocabulary of two
         "video_encoder": 2 * gru(500, dim // 2),
         "video_context": linear(dim, 500),
@@ -137,13 +140,11 @@ def test_every_parameter_learns_in_its_stage_alone(encoder):
     batch = collate_unpaired([made_pile(first_word=1).in_order(index) for index in range(4)])
     of_language = gradients(small(encoder=encoder), batch)
     method = grown(encoder=encoder)
-    with torch.no_grad():  # it begins as zero, behind which nothing moves yet
-        method.video_context.weight.normal_(std=0.1)
     of_videos = gradients(method, batch)
     names = dict(method.named_parameters())
     language = {name for name in names if name.startswith(("words.", "language."))}
-    # A softmax does not see what is added to all its inputs; the projection is fixed.
-    assert language - of_language == {"language.attention.bias", "language.code.weight"}
+    # The projection is fixed.
+    assert language - of_language == {"language.code.weight"}
     assert of_language <= language
     assert of_videos == names.keys() - language
 
@@ -446,15 +447,17 @@ def test_the_curve_of_a_query_is_that_of_a_plain_loop(frames):
 
 def test_the_moment_is_where_the_query_and_the_foreground_agree(monkeypatch):
     method, batch = grown().eval(), made_batch()[:1]
-    codes = F.one_hot(torch.tensor([3, 0, 0, 3, 3, 0, 3]), 4).float()[None]
-    foreground = torch.tensor([[-4.0, 4, 4, -4, -4, -4, 4]])
-    monkeypatch.setattr(method, "frames", lambda video, mask: (codes, foreground))
+    codes = F.one_hot(torch.tensor([3, 0, 3, 3, 0, 0, 3]), 4).float()[None]
+    foreground = torch.tensor([[-4.0, -4, 4, -4, 4, 4, -4]])
+    told, alone = (lambda video, mask: (codes, foreground)), grown(specific=False).eval()
     monkeypatch.setattr(method, "codes", lambda words, mask: torch.eye(4)[:1])
-    torch.testing.assert_close(method(batch).spans[0, 0], torch.tensor([1 / 7, 3 / 7]))
-    alone = grown(specific=False).eval()
-    monkeypatch.setattr(alone, "frames", lambda video, mask: (codes, foreground))
-    found = {tuple(span) for span in (7 * alone(batch).spans[0, :2]).round().tolist()}
-    assert found == {(1.0, 3.0), (6.0, 7.0)}
+    for each in (method, alone):
+        monkeypatch.setattr(each, "frames", told)
+    found, without = ([tuple(span) for span in (7 * each(batch).spans[0]).round().tolist()] for each in (method, alone))
+    assert found[0] == (4.0, 6.0)
+    assert (1.0, 2.0) not in found  # what was asked for, but no foreground
+    assert (2.0, 3.0) not in found  # foreground, but not what was asked for
+    assert set(without[:2]) == {(2.0, 3.0), (4.0, 6.0)}
 
 
 # --- prediction ---

@@ -58,7 +58,7 @@ def most_likely(scores: Float[Tensor, "video cluster"], most: int) -> Float[Tens
     return kept / kept.sum(dim=1, keepdim=True)
 
 
-def masked_mean(
+def mean_over_time(
     values: Float[Tensor, "batch time dim"], weight: Float[Tensor, "batch time"] | Bool[Tensor, "batch time"]
 ) -> Float[Tensor, "batch dim"]:
     """Weighted mean over time."""

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from ommatid.data.tagging import NOUN, VERB
 from ommatid.engine.claim import Arm, Claim, Criterion
+from ommatid.engine.data import DataModule
 from ommatid.engine.recipe import Recipe
 from ommatid.errors import InputError
-from ommatid.grounding.clusters import balanced_pseudo_labels, cluster_codes, masked_mean, most_likely
+from ommatid.grounding.clusters import balanced_pseudo_labels, cluster_codes, mean_over_time, most_likely
 from ommatid.grounding.curves import curve_to_segments, min_max
 from ommatid.grounding.data import GroundingData, UnpairedSet, collate_unpaired
 from ommatid.grounding.encoders import Encoder, WordEmbedding, context
@@ -129,7 +130,7 @@ class DSCNet(Grounder):
     ) -> tuple[Float[Tensor, "batch time code"], Curve]:
         """Frames in the space of the sentence codes (E5), and logits of the foreground (E11)."""
         # What a scene shows all the time says nothing of when.
-        video = (video - masked_mean(video, mask)[:, None]) * mask[..., None]
+        video = (video - mean_over_time(video, mask)[:, None]) * mask[..., None]
         states = self.video_encoder(video, mask)
         codes = F.normalize(self.frame_code(video + self.video_context(states)).float(), dim=-1)
         return codes * mask[..., None], self.foreground(states)[..., 0].float()
@@ -213,8 +214,8 @@ class DSCNet(Grounder):
         mask: Mask,
     ) -> dict[str, Tensor]:
         """The foreground shows a cluster of the video, the background none; both have a usual size (E11-E13)."""
-        inside = F.normalize(masked_mean(frames, foreground), dim=-1)
-        outside = F.normalize(masked_mean(frames, (1 - foreground) * mask), dim=-1)
+        inside = F.normalize(mean_over_time(frames, foreground), dim=-1)
+        outside = F.normalize(mean_over_time(frames, (1 - foreground) * mask), dim=-1)
         temperature = self.hparams.temperature
         said = (inside @ self.centres.T / temperature).log_softmax(dim=1).masked_fill(labels == 0, float("-inf"))
         nothing = (outside @ self.centres.T / temperature).log_softmax(dim=1)
@@ -229,6 +230,21 @@ class DSCNet(Grounder):
         }
 
     # -- between rounds --
+
+    def adopt(self, data: DataModule) -> None:
+        super().adopt(data)
+        assert isinstance(data, GroundingData)
+        sentences = len(data.queries["train"])
+        if sentences < len(self.centres):
+            raise InputError(
+                f"clusters: found {len(self.centres)}, expected at most the {sentences} training sentences"
+            )
+
+    def on_train_start(self) -> None:
+        if self.trainer.estimated_stepping_batches == float("inf"):
+            raise InputError(
+                "language_share is a share of the training, expected trainer.max_steps or max_epochs above 0"
+            )
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Cluster the sentences once the language has had its share; new pseudo labels with every epoch (E3, E8)."""
@@ -313,8 +329,8 @@ class DirectMatching(Grounder):
 
     def forward(self, batch: GroundingBatch) -> Moments:
         mask = batch.video_mask
-        video = (batch.video - masked_mean(batch.video, mask)[:, None]) * mask[..., None]
-        query = masked_mean(self.words(batch.words), batch.word_mask)
+        video = (batch.video - mean_over_time(batch.video, mask)[:, None]) * mask[..., None]
+        query = mean_over_time(self.words(batch.words), batch.word_mask)
         curve = F.cosine_similarity(video, query[:, None], dim=-1)
         if self.hparams.energy:
             curve = min_max(curve, mask) * video.norm(dim=-1)
@@ -383,7 +399,7 @@ DSCNet.claims = (
         ),
         data=DSCNet.embedded["data"],
         trainer=DSCNet.embedded["trainer"],
-        tuning={"recipe.lr": (1e-3, 2e-3, 4e-3)},
+        tuning={"recipe.lr": (2e-3, 4e-3, 8e-3, 16e-3)},
         shown=(_METRIC, "R@1,IoU=0.3", "R@1,IoU=0.7", "mIoU"),
         source="docs/methods/dscnet.md, claim",
     ),

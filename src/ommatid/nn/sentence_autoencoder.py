@@ -22,7 +22,10 @@ class SentenceAutoencoder(nn.Module):
         encoder: `(words, mask) -> states` of width `hidden_dim`.
 
     Examples:
-        >>> model = SentenceAutoencoder(8, 4, 20, nn.Identity(), hidden_dim=8)
+        >>> from ommatid.nn.recurrent import BidirectionalGRU
+        >>> model = SentenceAutoencoder(8, 4, 20, BidirectionalGRU(8, 6), hidden_dim=6)
+        >>> model.encode(torch.randn(2, 5, 8), torch.ones(2, 5, dtype=torch.bool)).norm(dim=-1)
+        tensor([1., 1.], grad_fn=...)
     """
 
     mean: Tensor
@@ -30,7 +33,7 @@ class SentenceAutoencoder(nn.Module):
     def __init__(self, dim: int, code_dim: int, vocabulary_size: int, encoder: nn.Module, hidden_dim: int) -> None:
         super().__init__()
         self.encoder = encoder
-        self.attention = nn.Linear(hidden_dim, 1)
+        self.attention = nn.Linear(hidden_dim, 1, bias=False)
         self.code = nn.Linear(dim, code_dim, bias=False)
         shared_space(self.code)
         # Nothing else would hold the codes in the space of the word vectors while they learn to be rebuilt.

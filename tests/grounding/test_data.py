@@ -164,11 +164,19 @@ def test_rare_queries_hold_a_word_that_training_hardly_says():
 
 def test_parts_of_a_compositional_test_are_subsets_that_cover_it():
     data = world_data("cg")
-    parts = {name: member for name, member in data.subsets("test").items() if name not in ("rare", "common")}
-    assert set(parts) == {"test_trivial", "novel_composition", "novel_word"}
+    named = ("test_trivial", "novel_composition", "novel_word")
+    parts = {name: data.subsets("test")[name] for name in named}
     assert (np.stack(list(parts.values())).sum(axis=0) == 1).all()
     batch = data.collate([data.dataset("test")[index] for index in range(len(data.dataset("test")))])
     assert batch.subsets["novel_word"].tolist() == parts["novel_word"].tolist()
+
+
+def test_compositions_are_also_scored_by_their_type(tmp_path):
+    GroundingWorld("cg", train_videos=20, test_videos=4).write(tmp_path / "set")
+    for data in (world_data("cg"), GroundingData(str(tmp_path / "set"), steps=8)):
+        parts = data.subsets("test")
+        assert parts["novel v-n"].tolist() == parts["novel_composition"].tolist()
+        assert not any(name.startswith("novel v-n") for name in data.subsets("val"))
 
 
 def test_without_training_sentences_nothing_is_rare(tmp_path):

@@ -230,7 +230,7 @@ class GroundingData(DataModule):
         return collate(samples)
 
     def subsets(self, split: str) -> dict[str, np.ndarray]:
-        """Named parts of a split: rare and common queries, and the parts of a compositional test.
+        """Named parts of a split: rare and common queries, the parts of a compositional test, types of composition.
 
         Without training sentences nothing says what is rare.
         """
@@ -244,7 +244,11 @@ class GroundingData(DataModule):
             share = np.array([_share(query) for query in queries])
             parts |= {"short": share < SHORT, "medium": (share >= SHORT) & (share <= LONG), "long": share > LONG}
         named = [(query.tags or {}).get("part", "") for query in queries]
-        return parts | {part: np.array([name == part for name in named]) for part in sorted(set(named) - {""})}
+        parts |= {part: np.array([name == part for name in named]) for part in sorted(set(named) - {""})}
+        # A query counts for every type of composition that it carries.
+        novel = [(query.tags or {}).get("novels") or {} for query in queries]
+        kinds = sorted({kind for found in novel for kind in found if found[kind]})
+        return parts | {f"novel {kind}": np.array([bool(found.get(kind)) for found in novel]) for kind in kinds}
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Random span, mean span of training, whole video (M7)."""

@@ -235,6 +235,7 @@ def _from_world(query: WorldQuery, duration: float, part: str) -> Query:
         tags={
             "roles": query.roles,
             "meaning": query.meaning,
+            **({"novels": query.novels} if query.novels else {}),
             **({} if part in ("train", "val", "test") else {"part": part}),
         },
     )

@@ -22,10 +22,11 @@ from tiny import TINY
 # Where the tiny settings learn nothing: those of the model that do.
 LEARNING = {
     "cmi": {"generator_steps": 30, "kd_steps": 30, "synthesis_batch": 32, "kd_batch": 32, "teacher_steps": 30},
-    "dscnet": {"hidden_dim": 48, "code_dim": 48, "recipe": {"lr": 5e-3}},
     "dcin-tel": {"hidden_dim": 32, "recipe": {"lr": 1e-2}},
 }
 METHODS = catalogue.names()
+# Pairs that training never shows cannot be learnt by heart; tests/grounding/test_dscnet.py looks at what is learnt.
+WITHOUT_PAIRS = [name for name in METHODS if getattr(api.method_class(name), "learns_from", "") == "unpaired"]
 
 
 def tiny(name: str, **model) -> dict:
@@ -184,7 +185,7 @@ def test_company_in_the_batch_does_not_change_a_prediction(name):
             torch.testing.assert_close(joint[index][: len(known)], known, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in WITHOUT_PAIRS])
 def test_it_learns_beyond_the_trivial(name):
     """Overfits: after the tiny training the training samples are scored better than before it."""
     method, data = assembled(name, **LEARNING.get(name, {}))

@@ -170,7 +170,7 @@ def check_calls(source: str, where: str) -> None:
 
 
 def test_an_example_that_prints_something_else_is_noticed():
-    compare("page", "ommatid list", "cmi ...\nmgsl-net ...\n", output_of("ommatid list"))
+    compare("page", "ommatid list", "...\ncmi ...\n...\nmgsl-net ...\n...\n", output_of("ommatid list"))
     with pytest.raises(AssertionError, match="the page shows"):
         compare("page", "ommatid list", "cmi\n", output_of("ommatid list"))
     assert "error:" in output_of("ommatid list --field nonsense")

@@ -44,7 +44,7 @@ TINY: dict[str, dict[str, dict[str, Any]]] = {
     "ssrn": {"model": {"hidden_dim": 16, "siamese": 2}, **GROUNDING},
     "mgsl-net": {"model": {"hidden_dim": 16, "video_dim": 16, "memory_slots": 8}, **GROUNDING},
     "viga": {"model": {"hidden_dim": 16}, **STANDARD},
-    "visa": {"model": {"hidden_dim": 16, "key_dim": 8}, **STANDARD},
+    "visa": {"model": {"hidden_dim": 16, "key_dim": 8}, **GROUNDING},
     "vslnet": {"model": {"hidden_dim": 16, "character_dim": 8}, **GROUNDING},
 }
 

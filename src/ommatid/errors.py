@@ -37,5 +37,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if near:
+        # A second guess is worth naming only where it is about as good as the first.
+        likeness = {guess: difflib.SequenceMatcher(None, guess, name).ratio() for guess in near}
+        near = [guess for guess in near if likeness[guess] > likeness[near[0]] - 0.1]
         return InputError(f"unknown {kind} {name!r}: did you mean {' or '.join(map(repr, near))}?")
     return InputError(f"unknown {kind} {name!r}: expected one of {', '.join(map(repr, known))}")

@@ -9,7 +9,6 @@ from grounding.made import learn_by_heart, made_batch, silent, size
 from ommatid.engine.export import export_method
 from ommatid.engine.settings import build
 from ommatid.errors import InputError
-from ommatid.grounding.data import GroundingData
 from ommatid.grounding.heads import step_centres, steps_inside
 from ommatid.grounding.lgi import LGI, diversity_loss, guidance_loss, regression_loss
 from ommatid.grounding.metrics import temporal_iou
@@ -342,19 +341,3 @@ def test_settings_that_make_no_network_are_refused_in_one_sentence(settings, sen
 def test_a_video_longer_than_the_positions_is_refused(batch):
     with pytest.raises(InputError, match="positions: found a video of 7 steps, expected at most 5"):
         small(positions=5)(batch)
-
-
-def test_data_without_annotated_moments_are_refused(batch):
-    method = small()
-    method._trainer = type("Trainer", (), {"datamodule": GroundingData(view="glance", train_videos=2, test_videos=1)})
-    with pytest.raises(InputError, match="LGI learns from annotated moments"):
-        method.training_step(batch, 0)
-
-
-def test_embedded_settings_fit_the_embedded_data():
-    data = GroundingData(**{**LGI.embedded["data"], "train_videos": 8, "test_videos": 4})
-    method = silent(build(LGI, {**LGI.arguments_from(data), **LGI.embedded["model"]}))
-    method.adopt(data)
-    sample = data.first_batch("train", 4)
-    assert method.training_step(sample, 0).isfinite()
-    assert method.positions.num_embeddings == data.steps

@@ -58,7 +58,7 @@ def curve_to_segments(
     # A run that starts here ends before the next step that is not above: the smallest such index from here on.
     position = torch.arange(steps, device=curve.device)
     below = torch.where(above, steps, position)
-    end = below.flip(-1).cummin(dim=-1).values.flip(-1)
+    end = _running_minimum(below.flip(-1)).flip(-1)
     before = torch.nn.functional.pad(above[..., :-1], (1, 0))
     starts = above & ~before & (end - position >= shortest)
     # The same run on a higher level adds nothing.
@@ -82,6 +82,13 @@ def curve_to_segments(
     runs = runs.masked_fill(~torch.isfinite(chosen)[..., None], 0)
     fill = (0, count - kept)
     return torch.nn.functional.pad(runs, (0, 0, *fill)), torch.nn.functional.pad(chosen, fill, value=float("-inf"))
+
+
+def _running_minimum(values: Int[Tensor, "row level time"]) -> Int[Tensor, "row level time"]:
+    """The smallest value so far; by pooling, which exporters know and cummin they do not."""
+    steps = values.shape[-1]
+    padded = torch.nn.functional.pad(-values.float(), (steps - 1, 0), value=float("-inf"))
+    return -torch.nn.functional.max_pool1d(padded, steps, stride=1).long()
 
 
 def _sum(total: Tensor, start: Tensor, end: Tensor) -> Tensor:

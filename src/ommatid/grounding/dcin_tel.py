@@ -163,7 +163,7 @@ class DCINTEL(EmotionLocalizer):
     def together(readings: list[Reading], mask: Bool[Tensor, "batch time"]) -> Reading:
         """The mean over the modalities that a unit has; over all of them where it has none (E18)."""
         present = torch.stack([reading.mask for reading in readings], dim=-1)
-        weight = torch.where(present.any(dim=-1, keepdim=True), present, True).float()
+        weight = (present | ~present.any(dim=-1, keepdim=True)).float()
         weight = weight / weight.sum(dim=-1, keepdim=True)
 
         def mean(name: str) -> Tensor:

@@ -212,7 +212,7 @@ class Grounder(Method):
     def exportable(self) -> tuple[nn.Module, tuple[Tensor, ...], tuple[str, ...], tuple[str, ...]]:
         """A plain-tensor network, example inputs, and the names of inputs and outputs."""
         # Sizes are fixed in the exported graph; what is shorter is padded.
-        steps, words = max(self.steps, 2), self.max_words or 20
+        steps, words = max(self.steps or self.clips_kept or 2, 2), self.max_words or 20
         example = (
             torch.rand(1, steps, int(self.hparams.feature_dim), generator=torch.Generator().manual_seed(0)),
             torch.ones(1, steps, dtype=torch.bool),

@@ -9,6 +9,7 @@ from ommatid.grounding.data import GroundingData
 from ommatid.grounding.metrics import grounding_scores, nms_moments, recall_at, temporal_nms
 from ommatid.grounding.task import Moments, sort_moments
 from ommatid.grounding.timeindex import pool_to_length, target_map
+from ommatid.nn.segment_tree import SegmentTree
 from ommatid.nn.slot_memory import SlotMemory
 
 BATCH, STEPS = 64, 200
@@ -68,6 +69,15 @@ def test_writing_a_memory(benchmark, write):
 def test_target_maps(benchmark):
     span = torch.rand(BATCH, 2).sort(dim=-1).values
     assert benchmark(target_map, span, torch.ones(BATCH), 64).shape == (BATCH, 64, 64)
+
+
+def test_growing_trees(benchmark):
+    """One tree for each of 64 videos of 200 steps; steps that stay alike for a while, so that there is much to merge."""
+    leaves = torch.randn(BATCH, STEPS // 10, 128).repeat_interleave(10, dim=1) + 0.3 * torch.randn(BATCH, STEPS, 128)
+    tree, mask = SegmentTree(128), torch.ones(BATCH, STEPS, dtype=torch.bool)
+    with torch.no_grad():
+        nodes = benchmark(tree, leaves, mask)
+    assert nodes.root.any(dim=1).all()
 
 
 def ranked(queries: int, count: int = 20) -> tuple[Moments, torch.Tensor]:

@@ -72,7 +72,7 @@ def test_target_maps(benchmark):
 
 
 def test_growing_trees(benchmark):
-    """One tree for each of 64 videos of 200 steps; steps that stay alike for a while, so that there is much to merge."""
+    """One tree for each of 64 videos; steps that stay alike for a while, so that there is much to merge."""
     leaves = torch.randn(BATCH, STEPS // 10, 128).repeat_interleave(10, dim=1) + 0.3 * torch.randn(BATCH, STEPS, 128)
     tree, mask = SegmentTree(128), torch.ones(BATCH, STEPS, dtype=torch.bool)
     with torch.no_grad():

@@ -209,13 +209,18 @@ class Grounder(Method):
 
     # -- export --
 
+    def example_clips(self, room: int) -> int:
+        """How many clips the example video of an export has; moments of equal score would come in any order."""
+        # Averages of many clips would all look alike where the method samples.
+        return room if self.clips_kept is None else 3 * int(self.hparams.steps)
+
     def exportable(self) -> tuple[nn.Module, tuple[Tensor, ...], tuple[str, ...], tuple[str, ...]]:
         """A plain-tensor network, example inputs, and the names of inputs and outputs."""
         # Sizes are fixed in the exported graph; what is shorter is padded.
         steps, words = max(self.steps or self.clips_kept or 2, 2), self.max_words or 20
         example = (
             torch.rand(1, steps, int(self.hparams.feature_dim), generator=torch.Generator().manual_seed(0)),
-            torch.ones(1, steps, dtype=torch.bool),
+            torch.arange(steps)[None] < self.example_clips(steps),
             (torch.arange(words) % len(self.words.vectors))[None],
             torch.ones(1, words, dtype=torch.bool),
         )

@@ -29,7 +29,6 @@ M = TypeVar("M", bound="Method")
 
 
 @runtime_checkable
-@runtime_checkable
 class Prediction(Protocol):
     """What `predict` of a field gives: to be read by a program, or drawn."""
 

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ommatid.nn.running import running_maximum
+
 LEVELS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
 
@@ -58,7 +60,7 @@ def curve_to_segments(
     # A run that starts here ends before the next step that is not above: the smallest such index from here on.
     position = torch.arange(steps, device=curve.device)
     below = torch.where(above, steps, position)
-    end = _running_minimum(below.flip(-1)).flip(-1)
+    end = -running_maximum(-below.flip(-1)).flip(-1)
     before = torch.nn.functional.pad(above[..., :-1], (1, 0))
     starts = above & ~before & (end - position >= shortest)
     # The same run on a higher level adds nothing.
@@ -82,13 +84,6 @@ def curve_to_segments(
     runs = runs.masked_fill(~torch.isfinite(chosen)[..., None], 0)
     fill = (0, count - kept)
     return torch.nn.functional.pad(runs, (0, 0, *fill)), torch.nn.functional.pad(chosen, fill, value=float("-inf"))
-
-
-def _running_minimum(values: Int[Tensor, "row level time"]) -> Int[Tensor, "row level time"]:
-    """The smallest value so far; by pooling, which exporters know and cummin they do not."""
-    steps = values.shape[-1]
-    padded = torch.nn.functional.pad(-values.float(), (steps - 1, 0), value=float("-inf"))
-    return -torch.nn.functional.max_pool1d(padded, steps, stride=1).long()
 
 
 def _sum(total: Tensor, start: Tensor, end: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from ommatid.engine.data import DataModule, pad_first
 from ommatid.errors import InputError, unknown
 from ommatid.grounding.baselines import trivial_baselines
 from ommatid.grounding.metrics import NMS, THRESHOLDS, grounding_scores, rare_query_split, with_subsets
-from ommatid.grounding.sources import FolderSource, Source, WorldSource
+from ommatid.grounding.sources import FolderSource, Source, WorldSource, distinct_videos
 from ommatid.grounding.task import GroundingBatch, Query, Supervision, UnpairedBatch
 from ommatid.grounding.timeindex import pool_to_length
 
@@ -210,8 +210,9 @@ class GroundingData(DataModule):
         if split not in self._datasets:
             queries = self.queries[split]
             if split == "train" and self._learns_from == "unpaired":
+                videos = distinct_videos(queries) or self._source.unpaired_videos()
                 words = [self.vocabulary.encode(query.sentence, self.max_words) for query in queries]
-                self._datasets[split] = UnpairedSet(self._source.videos(), self.store, words, self.steps, self.seed)
+                self._datasets[split] = UnpairedSet(videos, self.store, words, self.steps, self.seed)
                 return self._datasets[split]
             if split == "train" and self._learns_from == "glance":
                 queries = glances_only(queries, self.seed)

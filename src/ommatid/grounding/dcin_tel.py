@@ -20,6 +20,7 @@ from ommatid.grounding.curves import curve_to_segments, min_max
 from ommatid.grounding.emotion_localizer import EmotionLocalizer
 from ommatid.grounding.emotion_task import EmotionBatch, EmotionMoments
 from ommatid.grounding.metrics import temporal_nms
+from ommatid.grounding.task import sort_moments
 from ommatid.losses.consensus import agreement_pseudo_labels, aligned_contrast, over_time, temporal_consensus_loss
 from ommatid.losses.multiple_instance import (
     background_guide_loss,
@@ -152,11 +153,15 @@ class DCINTEL(EmotionLocalizer):
 
     def read(self, batch: EmotionBatch) -> list[Reading]:
         """What each modality says: video, subtitles."""
+        return self.read_units(batch.video, batch.text, batch.mask, batch.seen, batch.heard)
+
+    def read_units(self, video: Tensor, text: Tensor, mask: Tensor, seen: Tensor, heard: Tensor) -> list[Reading]:
+        """The same from the tensors that it depends on (see `EmotionBatch`)."""
         readings = []
         if self.video is not None:
-            readings.append(self.video(batch.video, batch.seen, batch.mask))
+            readings.append(self.video(video, seen, mask))
         if self.subtitles is not None:
-            readings.append(self.subtitles(batch.text, batch.heard, batch.mask))
+            readings.append(self.subtitles(text, heard, mask))
         return readings
 
     @staticmethod
@@ -282,12 +287,11 @@ def decode(reading: Reading, batch: EmotionBatch, classes: int, ratio: int, coun
     scores = (contrast + 0.2 * likely.flatten()[:, None]).masked_fill(
         (likely < LEAST_PRESENCE).flatten()[:, None], float("-inf")
     )
-    best = scores.argsort(dim=1, descending=True, stable=True)
-    spans, scores = spans.gather(1, best[..., None].expand(-1, -1, 2)), scores.gather(1, best)
-    scores = scores.masked_fill(~temporal_nms(spans, NMS), float("-inf"))
+    ranked = sort_moments(spans, scores)
+    survivors = ranked.scores.masked_fill(~temporal_nms(ranked.spans, NMS), float("-inf"))
 
     rows = len(batch)
-    spans, scores = spans.view(rows, -1, 2), scores.view(rows, -1)
+    spans, scores = ranked.spans.view(rows, -1, 2), survivors.view(rows, -1)
     named = labels[..., None].expand(-1, -1, count).reshape(rows, -1)
     best = scores.argsort(dim=1, descending=True, stable=True)
     scores = scores.gather(1, best)
@@ -308,12 +312,8 @@ class _PlainLocalizer(nn.Module):
         self.method = method
 
     def forward(self, video: Tensor, text: Tensor, mask: Tensor, seen: Tensor, heard: Tensor) -> tuple[Tensor, ...]:
-        method, readings = self.method, []
-        if method.video is not None:
-            readings.append(method.video(video, seen, mask))
-        if method.subtitles is not None:
-            readings.append(method.subtitles(text, heard, mask))
-        joined = method.together(readings, mask)
+        method = self.method
+        joined = method.together(method.read_units(video, text, mask, seen, heard), mask)
         logits = joined.logits[..., : method.hparams.classes]
         return logits.sigmoid(), joined.attention, topk_mean(logits, mask, method.hparams.ratio).sigmoid()
 

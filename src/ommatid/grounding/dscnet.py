@@ -185,7 +185,7 @@ class DSCNet(Grounder):
         composed = F.normalize(torch.einsum("btc,btd->bcd", attention, frames), dim=-1)
         rest = torch.einsum("btc,btd->bcd", (1 - attention) * mask[..., None], frames)
         share = -(labels * topk_mean(activation, mask).log_softmax(dim=1)).sum(dim=1).mean()
-        shown = (activation * (labels > 0)[:, None] + torch.where(labels > 0, 0.0, -1e4)[:, None]).amax(dim=2)
+        shown = activation.masked_fill((labels == 0)[:, None], -1e4).amax(dim=2)
         parts = {
             "clusters": share,
             "composed": self.semantic_loss(composed, labels),

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ommatid.data.tagging import NOUN, VERB
+from ommatid.data.text import UNKNOWN
 from ommatid.engine.claim import Arm, Claim, Criterion
 from ommatid.engine.data import DataModule
 from ommatid.engine.recipe import Recipe
@@ -34,8 +35,6 @@ Mask = Bool[Tensor, "batch time"]
 NodeMask = Bool[Tensor, "batch node"]
 Scalar = Float[Tensor, ""]
 
-UNKNOWN = 1
-"""Index of every word that the vocabulary lacks."""
 LESS_THAN_WHOLE, LESS_THAN_REST = 0.1, 0.2
 """By how much the glance's root must reconstruct better than the whole video, and than the rest of it (E13)."""
 SERVING_TEMPERATURE = 0.2

@@ -34,7 +34,7 @@ class Source(Protocol):
 
     def queries(self) -> dict[str, list[Query]]: ...
 
-    def videos(self) -> list[str]: ...
+    def unpaired_videos(self) -> list[str]: ...
 
     def store(self) -> "FeatureStore | MemoryStore": ...
 
@@ -88,11 +88,9 @@ class WorldSource:
             splits["train"] = [_unpaired(query) for query in splits["train"]]
         return splits
 
-    def videos(self) -> list[str]:
-        """Ids of the videos to learn from."""
-        if self.world.view == "unsupervised":
-            return [video.vid for video in self.world.splits["train"].videos]
-        return distinct_videos(self.queries()["train"])
+    def unpaired_videos(self) -> list[str]:
+        """Ids of the training videos that no sentence belongs to."""
+        return [video.vid for video in self.world.splits["train"].videos]
 
     def store(self) -> MemoryStore:
         return MemoryStore(
@@ -137,11 +135,9 @@ class FolderSource:
             splits.setdefault(target, []).extend(queries if joined else (_in_part(query, part) for query in queries))
         return splits
 
-    def videos(self) -> list[str]:
-        """Ids of the videos to learn from."""
-        if self.format == "unsupervised":
-            return list(read_videos(self.root))
-        return distinct_videos(self.queries().get("train", []))
+    def unpaired_videos(self) -> list[str]:
+        """Ids of the training videos that no sentence belongs to."""
+        return list(read_videos(self.root))
 
     def store(self) -> FeatureStore:
         return FeatureStore(self._features_path)

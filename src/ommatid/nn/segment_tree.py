@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ommatid.errors import InputError
+from ommatid.nn.running import running_maximum
 
 Features = Float[Tensor, "batch node dim"]
 Values = Float[Tensor, "batch node"]
@@ -292,13 +293,8 @@ def merge_adjacent(
 
 def _last_before(mark: Bool[Tensor, "batch pair"]) -> Int[Tensor, "batch pair"]:
     """The nearest marked position at or before each position, -1 where there is none."""
-    length = mark.shape[1]
-    position = torch.arange(length, device=mark.device).expand(mark.shape)
-    if not length:
-        return position
-    # A running maximum that exporters know, too.
-    marked = F.pad(torch.where(mark, position, -1).float(), (length - 1, 0), value=-1.0)
-    return F.max_pool1d(marked[:, None], length, stride=1)[:, 0].long()
+    position = torch.arange(mark.shape[1], device=mark.device).expand(mark.shape)
+    return running_maximum(torch.where(mark, position, -1))
 
 
 def _full(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -50,7 +50,7 @@ def grown(**settings):
         method.video_context.weight.normal_(std=0.3)
         method.video_context.bias.normal_(std=0.3)
     method.centres.copy_(unit(3, 4, seed=7))
-    method.mined.fill_(True)
+    method.composes = True
     method.pseudo_labels = LABELS
     return method
 

@@ -118,6 +118,7 @@ class DSCNet(Grounder):
         self.register_buffer("share", torch.full((clusters,), 1 / clusters))
         self.register_buffer("mined", torch.zeros((), dtype=torch.bool))
         self.pseudo_labels = torch.zeros(0, clusters)
+        self.composes = False
 
     # -- both parts --
 
@@ -164,7 +165,7 @@ class DSCNet(Grounder):
 
     def training_step(self, batch: UnpairedBatch, _: int) -> Tensor:
         """First sentences are rebuilt from their codes, then videos are composed of clusters (E14)."""
-        if bool(self.mined):
+        if self.composes:
             return self.compose(batch)
         words = self.words(batch.words)
         code = self.language.encode(words, batch.word_mask)
@@ -245,13 +246,16 @@ class DSCNet(Grounder):
             raise InputError(
                 "language_share is a share of the training, expected trainer.max_steps or max_epochs above 0"
             )
+        # Read once: a step that asked the buffer would wait for the GPU.
+        self.composes = bool(self.mined)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Cluster the sentences once the language has had its share; new pseudo labels with every epoch (E3, E8)."""
-        begins = self.share_done >= self.hparams.language_share and not bool(self.mined)
+        begins = not self.composes and self.share_done >= self.hparams.language_share
         if begins:
             self.mine()
-        if begins or (batch_idx == 0 and bool(self.mined)):
+        # A resumed training has clusters, but no labels yet.
+        if begins or (self.composes and (batch_idx == 0 or not len(self.pseudo_labels))):
             self.label_videos()
 
     @torch.no_grad()
@@ -269,6 +273,7 @@ class DSCNet(Grounder):
         self.centres.copy_(centres)
         self.share.copy_(share)
         self.mined.fill_(True)
+        self.composes = True
 
     @torch.no_grad()
     def label_videos(self) -> None:

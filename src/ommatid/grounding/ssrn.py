@@ -337,8 +337,7 @@ class SSRN(Grounder):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Targets listen to the siamese frames after a third of the training (E11)."""
-        total = self.trainer.estimated_stepping_batches
-        self.eta.fill_(self.hparams.propagation if 3 * self.trainer.global_step >= total else 0.0)
+        self.eta.fill_(self.hparams.propagation if self.share_done >= 1 / 3 else 0.0)
 
     def example_clips(self, room: int) -> int:
         return 2

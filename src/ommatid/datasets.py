@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ommatid.classification.data import FORMATS as IMAGE_FORMATS
+from ommatid.classification.data import ImageData, detect_image_format
 from ommatid.data.features import save_array
 from ommatid.data.sentences import ENCODERS, SentenceEncoder
 from ommatid.engine.checkpoint import write_aside
@@ -15,8 +17,6 @@ from ommatid.grounding.emotion_data import write_subtitles
 from ommatid.grounding.emotions import check_emotions, holds_emotions, read_emotions, summarise_emotions
 from ommatid.grounding.formats import FORMATS as GROUNDING_FORMATS
 from ommatid.grounding.formats import Fault, check_annotations, detect_format, read_annotations, summarise
-from ommatid.transfer.data import FORMATS as IMAGE_FORMATS
-from ommatid.transfer.data import ImageData, detect_image_format
 
 
 def make(arguments: Namespace) -> int:

@@ -146,9 +146,9 @@ def _train_teacher(path: Path, budget: Budget) -> float:
     import torch
     from safetensors.torch import save_file
 
+    from ommatid.classification.data import ImageData
     from ommatid.engine.checkpoint import write_aside
     from ommatid.transfer.cmi import CMI
-    from ommatid.transfer.data import ImageData
     from ommatid.transfer.networks import accuracy, build_classifier, train_classifier
 
     torch.manual_seed(0)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+from ommatid.classification.data import ImageData
 from ommatid.engine.fit import evaluate, fit
 from ommatid.engine.recipe import Recipe
 from ommatid.engine.settings import build
@@ -17,7 +18,6 @@ from ommatid.losses.statistics import BatchNormStatistics
 from ommatid.nn.classifiers import build_cifar_classifier
 from ommatid.nn.projection_head import ProjectionHead
 from ommatid.transfer.cmi import CMI, contrast, inversion_losses
-from ommatid.transfer.data import ImageData
 from ommatid.transfer.networks import build_classifier
 from ommatid.transfer.pool import read_pool
 

@@ -5,9 +5,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from ommatid.classification.data import ImageData
 from ommatid.errors import CheckpointError, InputError
 from ommatid.nn.normalise import Normalise
-from ommatid.transfer.data import ImageData
 from ommatid.transfer.networks import accuracy, build_classifier, load_classifier, train_classifier
 
 MEAN, STD = [0.5], [0.25]

@@ -19,6 +19,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ommatid.classification.classifier import ImageClassifier
+from ommatid.classification.data import ImageData
+from ommatid.classification.draw import draw_sheet
+from ommatid.classification.task import ImageBatch
 from ommatid.engine.checkpoint import Checkpoint
 from ommatid.engine.claim import Arm, Claim, Criterion
 from ommatid.engine.data import DataModule
@@ -31,13 +35,9 @@ from ommatid.nn.image_generator import ImageGenerator
 from ommatid.nn.memory import RingMemory
 from ommatid.nn.projection_head import ProjectionHead
 from ommatid.nn.views import crop_flip, resized_crop_flip
-from ommatid.transfer.classifier import ImageClassifier
-from ommatid.transfer.data import ImageData
-from ommatid.transfer.draw import draw_sheet
 from ommatid.transfer.networks import build_classifier, load_classifier, train_classifier
 from ommatid.transfer.pool import pool_diversity, read_pool, write_pool
 from ommatid.transfer.published import network_of, published_classifier
-from ommatid.transfer.task import ImageBatch
 
 
 class CMI(ImageClassifier):

@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from ommatid.transfer.task import Classification, ImageBatch
+from ommatid.classification.task import Classification, ImageBatch
 
 
 def test_choosing_images_keeps_labels_and_positions_with_them():

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from ommatid.classification.data import FORMATS, ImageData, Indexed, detect_image_format
 from ommatid.errors import InputError
-from ommatid.transfer.data import FORMATS, ImageData, Indexed, detect_image_format
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Labelled images of the field: real handwritten digits embedded, official archives, or your own folder."""
+"""Labelled images: real handwritten digits embedded, official archives, or your own folder."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
@@ -11,10 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ommatid.classification.task import ImageBatch
 from ommatid.data.images import ImageSet, cifar10, cifar100, digits, image_folder, tiny_imagenet
 from ommatid.engine.data import DataModule
 from ommatid.errors import InputError, unknown
-from ommatid.transfer.task import ImageBatch
 
 FORMATS = ("folder", "cifar10", "cifar100", "tiny-imagenet")
 

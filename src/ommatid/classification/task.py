@@ -1,4 +1,4 @@
-"""The contract of transfer: images in, class logits out, learned from a trained model or from few or no labels."""
+"""The contract of classification: images in, class logits out."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,6 @@ class Classification:
         return {"classes": [{"class": name, "probability": round(value, 4)} for name, value in self.classes]}
 
     def draw(self, path: Path) -> None:
-        from ommatid.transfer.draw import draw_classification
+        from ommatid.classification.draw import draw_classification
 
         draw_classification(self.image, self.classes, path)

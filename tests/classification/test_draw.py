@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ommatid.transfer.draw import draw_classification, draw_sheet
+from ommatid.classification.draw import draw_classification, draw_sheet
 
 
 def test_the_most_probable_class_stands_on_top_with_its_probability():

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from torch import nn
 
+from ommatid.classification.classifier import ImageClassifier
+from ommatid.classification.data import ImageData
 from ommatid.engine.export import export_method
 from ommatid.engine.fit import evaluate
 from ommatid.engine.recipe import Recipe
 from ommatid.errors import InputError
-from ommatid.transfer.classifier import ImageClassifier
-from ommatid.transfer.data import ImageData
 
 
 class Brightness(ImageClassifier):

@@ -1,4 +1,4 @@
-"""Pictures of the field: a classified image, a sheet of recovered images."""
+"""A classified image, and a sheet of many images."""
 
 import math
 from collections.abc import Sequence

@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ommatid.classification.data import ImageData
+from ommatid.classification.task import Classification, ImageBatch
 from ommatid.data.images import read_image
 from ommatid.engine.data import DataModule
 from ommatid.engine.method import Method
 from ommatid.errors import InputError
-from ommatid.transfer.data import ImageData
-from ommatid.transfer.task import Classification, ImageBatch
 
 
 class ImageClassifier(Method):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ommatid.errors import InputError
 
 Frames = Float[Tensor, "frame channel height width"]
-Views = Literal["T", "TH", "THW"]
+Views = Literal["T", "TH", "THW", "HW"]
 
 
 class MultiViewFusion(nn.Module):
@@ -23,7 +23,7 @@ class MultiViewFusion(nn.Module):
         channels: of the map that it reads.
         clip_length: frames of a clip; frames of one clip follow each other in the batch.
         alpha: share of the channels that is filtered; 0 filters none, and the network stays the 2D network it was.
-        views: the axes that have a kernel.
+        views: the axes that have a kernel; "HW" leaves time out.
         shared: use the kernel of time along the other axes, too.
         activation: normalise the sum and pass it through a hard swish.
 
@@ -48,12 +48,9 @@ class MultiViewFusion(nn.Module):
         if not 0 <= alpha <= 1:
             raise InputError(f"alpha must lie in [0, 1], found {alpha}")
         self.clip_length, self.fused, self.views = clip_length, int(alpha * channels), views
-        self.time = _kernel(self.fused)
-        self.height = self.width = None
-        if not shared and "H" in views:
-            self.height = _kernel(self.fused)
-        if not shared and "W" in views:
-            self.width = _kernel(self.fused)
+        self.time = _kernel(self.fused) if shared or "T" in views else None
+        self.height = _kernel(self.fused) if not shared and "H" in views else None
+        self.width = _kernel(self.fused) if not shared and "W" in views else None
         # Statistics over clips, frames and places are those over frames and places of a flat batch.
         self.norm = nn.BatchNorm2d(self.fused) if activation and self.fused else None
 
@@ -61,19 +58,23 @@ class MultiViewFusion(nn.Module):
         if not self.fused:
             return frames
         read, rest = frames[:, : self.fused], frames[:, self.fused :]
-        fused = along_time(read, self.time, self.clip_length)
+        views = []
+        if "T" in self.views and self.time is not None:
+            views.append(along_time(read, self.time, self.clip_length))
         if "H" in self.views:
-            fused = fused + F.conv2d(read, self._plane(), padding=1, groups=self.fused)
+            views.append(F.conv2d(read, self._plane(), padding=1, groups=self.fused))
+        fused = sum(views[1:], views[0])
         if self.norm is not None:
             fused = F.hardswish(self.norm(fused))
         return torch.cat([fused, rest], dim=1)
 
     def _plane(self) -> Float[Tensor, "channel one 3 3"]:
         """The kernels of height and width as one: a cross costs one pass where two lines cost two."""
-        height = self.time if self.height is None else self.height
+        height, width = (self.time if kernel is None else kernel for kernel in (self.height, self.width))
+        assert height is not None
         cross = F.pad(height[:, None, :, None], (1, 1))
         if "W" in self.views:
-            width = self.time if self.width is None else self.width
+            assert width is not None
             cross = cross + F.pad(width[:, None, None, :], (0, 0, 1, 1))
         return cross
 

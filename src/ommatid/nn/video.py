@@ -30,10 +30,18 @@ class VideoModel(nn.Module):
         self.network, self.clip_length = network, clip_length
 
     def forward(self, clips: Float[Tensor, "batch time 3 height width"]) -> Float[Tensor, "batch score"]:
+        return self.each(clips).mean(dim=1)
+
+    def each(self, clips: Float[Tensor, "batch time 3 height width"]) -> Float[Tensor, "batch time score"]:
+        """What the network says of every frame.
+
+        Raises:
+            InputError: the clips have another length than the blocks were made for.
+        """
         if clips.shape[1] != self.clip_length:
             raise InputError(f"clips: found {clips.shape[1]} frames, expected clip_length {self.clip_length}")
         scores: Tensor = self.network(clips.flatten(0, 1))
-        return scores.unflatten(0, (-1, self.clip_length)).mean(dim=1)
+        return scores.unflatten(0, (-1, self.clip_length))
 
 
 def as_video_model(

@@ -1,6 +1,7 @@
-"""Full-size training speed: steps per second, peak memory, and where the time goes, as JSON.
+"""Full-size training speed: parameters, steps per second, peak memory, and where the time goes, as JSON.
 
 python benchmarks/throughput.py --device cuda --precision bf16
+python benchmarks/throughput.py --threads 2 --out results/throughput.json
 """
 
 import argparse
@@ -14,7 +15,8 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from multiprocessing import get_context
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -27,6 +29,7 @@ from ommatid.engine.method import Method, frozen
 from ommatid.engine.recipe import build_optimizer
 from ommatid.engine.settings import constructor_arguments
 from ommatid.grounding.dcin_tel import DCINTEL
+from ommatid.grounding.dscnet import DSCNet
 from ommatid.grounding.emotion_task import EmotionBatch
 from ommatid.grounding.grounder import Grounder
 from ommatid.grounding.task import GroundingBatch, UnpairedBatch
@@ -35,7 +38,14 @@ from ommatid.transfer.cmi import CMI
 Step = Callable[[], torch.Tensor]
 
 
-def grounding(name: str, device: torch.device, batch: int) -> dict[str, Step]:
+class Workload(NamedTuple):
+    """A method at full size, and what its training repeats."""
+
+    method: Method
+    parts: dict[str, Step]
+
+
+def grounding(name: str, device: torch.device, batch: int) -> Workload:
     """One update at full size: T = 200 steps of 500-d features (400 clips for methods that sample), 20 words."""
     kind = method_class(name)
     known = constructor_arguments(kind)
@@ -52,10 +62,25 @@ def grounding(name: str, device: torch.device, batch: int) -> dict[str, Step]:
         span = torch.rand(batch, 2).sort(dim=1).values
         glance, seconds = span.mean(dim=1), torch.full((batch,), 100.0)
         samples = GroundingBatch(video, video_mask, words, word_mask, seconds, span, glance, number)
+    if isinstance(method, DSCNet):
+        return both_parts(method, samples, device)
     return one_update(method, samples, device)
 
 
-def dcin_tel(device: torch.device, batch: int) -> dict[str, Step]:
+def both_parts(method: DSCNet, samples: Batch, device: torch.device) -> Workload:
+    """Updates of the language (E2), and of the videos with pseudo labels for each of them (E6-E13)."""
+    update = one_update(method, samples, device).parts["update"]
+    method.centres.normal_()
+    method.pseudo_labels = torch.rand(len(samples), len(method.centres)).softmax(dim=1)
+
+    def stage(composes: bool) -> torch.Tensor:
+        method.composes = composes
+        return update()
+
+    return Workload(method, {"language": partial(stage, False), "videos": partial(stage, True)})
+
+
+def dcin_tel(device: torch.device, batch: int) -> Workload:
     """One update at full size: clips of 100 lines with 1024-d frames and 768-d sentences."""
     method, lines, labels = DCINTEL(), 100, (torch.rand(batch, 18) < 0.2).float()
     mask = torch.ones(batch, lines) > 0
@@ -76,14 +101,14 @@ def dcin_tel(device: torch.device, batch: int) -> dict[str, Step]:
     return one_update(method, samples, device)
 
 
-def one_update(method: Method, samples: Batch, device: torch.device) -> dict[str, Step]:
+def one_update(method: Method, samples: Batch, device: torch.device) -> Workload:
     ready(method, device)
     samples = samples.to(device)
     optimizers = [build_optimizer(phase) for phase in method.phases().values()]
-    return {"update": updating(lambda: method.training_step(samples, 0), *optimizers)}
+    return Workload(method, {"update": updating(lambda: method.training_step(samples, 0), *optimizers)})
 
 
-def cmi(device: torch.device, batch: int) -> dict[str, Step]:
+def cmi(device: torch.device, batch: int) -> Workload:
     """One inversion iteration (E9) with a bank that fills its negatives, and one update of the student (E10)."""
     method = CMI(synthesis_batch=batch, pool_rounds=4)
     ready(method, device)
@@ -103,14 +128,15 @@ def cmi(device: torch.device, batch: int) -> dict[str, Step]:
         method.student.train()
         return method.distillation_loss()
 
-    return {
+    parts = {
         "inversion": updating(inversion, optimizers["generator"], optimizers["head"]),
         "distillation": updating(distillation, optimizers["student"]),
     }
+    return Workload(method, parts)
 
 
 STEPS, WORDS = 200, 20
-METHODS: dict[str, tuple[Callable[[torch.device, int], dict[str, Step]], int]] = {
+METHODS: dict[str, tuple[Callable[[torch.device, int], Workload], int]] = {
     "cmi": (cmi, 256),
     "dcin-tel": (dcin_tel, 16),
     **{
@@ -150,13 +176,13 @@ def measure(name: str, settings: argparse.Namespace) -> dict[str, Any]:
         torch.set_num_threads(settings.threads)
     make, batch = METHODS[name]
     batch = settings.batch or batch
-    outcome: dict[str, Any] = {"batch": batch}
     with ExitStack() as stack:
         if settings.precision == "bf16":
             stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16))
-        for part, step in make(device, batch).items():
-            outcome[part] = timed(step, device, settings)
-    return outcome
+        method, parts = make(device, batch)
+        timings = {part: timed(step, device, settings) for part, step in parts.items()}
+    parameters = sum(value.numel() for value in method.parameters() if value.requires_grad)
+    return {"batch": batch, "parameters": parameters, "parts": timings}
 
 
 def timed(step: Step, device: torch.device, settings: argparse.Namespace) -> dict[str, Any]:
@@ -222,6 +248,7 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1, help="on a CPU")
     parser.add_argument("--top", type=int, default=8, help="operations to list")
+    parser.add_argument("--out", type=Path, help="file to write instead of printing")
     settings = parser.parse_args()
     device = torch.device(settings.device)
     record: dict[str, Any] = {
@@ -229,11 +256,17 @@ def main() -> None:
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
         **{name: value for name, value in vars(settings).items() if name in ("precision", "steps", "threads")},
+        "methods": {},
     }
     for name in settings.method:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            record[name] = pool.submit(measure, name, settings).result()
-    print(json.dumps(record, indent=2))
+            record["methods"][name] = pool.submit(measure, name, settings).result()
+        print(name, file=sys.stderr)
+    text = json.dumps(record, indent=2) + "\n"
+    if settings.out is None:
+        print(text, end="")
+    else:
+        settings.out.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

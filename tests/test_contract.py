@@ -53,14 +53,17 @@ def weights(method) -> dict[str, torch.Tensor]:
 def predictions(method, batch) -> list[torch.Tensor]:
     """Everything a method predicts for a batch, as tensors."""
     with torch.no_grad():
-        outputs = method.eval()(batch if method_takes_batch(method) else batch.images)
+        outputs = method.eval()(read_by(method, batch))
     return (
         [v for v in vars(outputs).values() if isinstance(v, torch.Tensor)] if isinstance(outputs, Batch) else [outputs]
     )
 
 
-def method_takes_batch(method) -> bool:
-    return "batch" in type(method).forward.__annotations__
+def read_by(method, batch):
+    """What the method's forward reads of a batch: all of it, its images, or one view of its clips."""
+    if "batch" in type(method).forward.__annotations__:
+        return batch
+    return batch.clips[:, 0] if hasattr(batch, "clips") else batch.images
 
 
 @pytest.mark.parametrize("name", METHODS)

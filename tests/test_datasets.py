@@ -72,6 +72,37 @@ def test_the_world_is_written_and_checks_clean(tmp_path, capsys, monkeypatch):
     assert found["splits"]
 
 
+@pytest.mark.parametrize("format", ["list", "folder"])
+def test_moving_squares_are_written_and_check_clean(format, tmp_path, capsys, monkeypatch):
+    from ommatid.data.worlds import motion
+
+    small = motion.MotionWorld(train=12, val=12, test=12, size=16, frames=3)
+    monkeypatch.setattr(motion, "MotionWorld", lambda seed: small)
+    root = tmp_path / "moving"
+    assert datasets.make(ask(name="world-motion", out=str(root), format=format)) == 0
+    assert json.loads(capsys.readouterr().out)["counts"] == {"train": 12, "val": 12, "test": 12}
+    code, found = checked(capsys, root)
+    assert (code, found["format"], found["faults"]) == (0, "clips", 0)
+    assert found["splits"]["test"] == {"videos": 12, "classes": 12}
+    with pytest.raises(InputError, match="the folder is not empty, expected a new one"):
+        datasets.make(ask(name="world-motion", out=str(root), format=format))
+    with pytest.raises(InputError, match="unknown format of world-motion 'zip'"):
+        datasets.make(ask(name="world-motion", out=str(tmp_path / "zip"), format="zip"))
+
+
+def test_every_broken_video_is_reported(tmp_path, capsys):
+    from ommatid.data.worlds.motion import MotionWorld
+
+    root = tmp_path / "moving"
+    MotionWorld(train=12, val=12, test=12, size=16, frames=3).write(root, "folder")
+    (root / "test/grow/0010.mp4").write_bytes(b"nothing of a film")
+    (root / "train/up/0002.mp4").write_bytes(b"")
+    code, found = checked(capsys, root)
+    assert code == 1
+    assert found["faults"] == 2
+    assert sorted(record["record"] for record in found["records"]) == ["test video 0010", "train video 0002"]
+
+
 def test_unknown_names_are_answered_with_the_nearest(tmp_path):
     with pytest.raises(InputError, match="unknown embedded data set 'digit': did you mean 'digits'"):
         datasets.make(ask(name="digit", out=str(tmp_path / "x")))

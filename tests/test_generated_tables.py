@@ -146,3 +146,81 @@ def test_every_method_has_its_page_in_the_navigation():
     nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     for entry in catalogue.CATALOGUE:
         assert f"methods/{entry.name}.md" in nav
+
+
+# -- other measurements --
+
+
+def test_a_comparison_has_a_table_a_part_and_says_who_is_left_out(tables):
+    from report.records import comparison_record
+
+    record = comparison_record() | {
+        "environment": {"ommatid": "0.1", "packages": {"torch": "2", "lightning": "2"}, "gpus": [], "platform": "Linux"}
+    }
+    record["methods"]["cmi"]["metrics"] |= {"rare/top1": [0.1, 0.3], "rare/top5": [0.5, 0.5]}
+    section = tables.comparison_section(record)
+    assert "| cmi | 0.900 ± 0.141 |" in section
+    assert "**digits, 2 seeds, rare**" in section
+    assert "Left out: `third` learns from videos, these data are images." in section
+    assert section.endswith("ommatid 0.1, torch 2, lightning 2; Linux, CPU, one thread a training.")
+
+
+def test_throughput_has_a_row_a_repeated_step(tables):
+    step = {
+        "steps_per_second": 2.34567,
+        "peak_memory_mib": 1200,
+        "top_operations": [{"name": "aten::mm", "share": 0.5}],
+    }
+    record = {
+        "methods": {
+            "lgi": {"batch": 64, "parameters": 1000, "parts": {"update": step}},
+            "cmi": {"batch": 8, "parameters": 5, "parts": {"inversion": step, "distillation": step}},
+        },
+        **{"precision": "fp32", "device": "cpu", "threads": 2, "torch": "2", "steps": 3},
+    }
+    section = tables.throughput_section(record)
+    assert "| lgi | 64 | 1,000 | 2.35 | 1,200 MiB | `aten::mm` 50% |" in section
+    assert "| cmi, inversion |" in section
+    assert "fp32, cpu, 2 threads" in section
+
+
+def test_precision_on_published_annotations_has_model_and_baselines(tables):
+    scores = {
+        "mAP": [0.1, 0.3],
+        "mAP@0.1": [0.2, 0.2],
+        "mAP@0.3": [0.0, 0.0],
+        "mAP@0.5": [0.0, 0.0],
+        "clip_mAP": [0.5, 0.5],
+    }
+    record = {
+        "methods": {"dcin-tel": {"metrics": scores, "seconds": [10.0, 20.0]}},
+        "baselines": {"all clauses": dict.fromkeys(scores, 0.25)},
+        "data": {"clips": {"train": 7, "test": 3}, "instances": "runs", "text": "hashed"},
+        "seeds": [0, 1],
+        "environment": {
+            "ommatid": "0.1",
+            "packages": {"torch": "2", "lightning": "2"},
+            "gpus": [],
+            "platform": "Linux",
+        },
+    }
+    section = tables.emotions_section(record)
+    assert "| dcin-tel | 0.2000 ± 0.1414 |" in section
+    assert "| all clauses | 0.2500 |" in section
+    assert "Lines as hashed; clips: 7 train, 3 test; moments: runs; 2 seeds." in section
+
+
+def test_grafts_have_a_row_a_backbone_and_a_dash_where_a_block_has_no_place(tables):
+    cost = {"parameters": 1200, "macs": 3_400_000}
+    record = {
+        "backbones": {"resnet18": {"Fusion": cost, "Scale": cost}, "vit": {"Fusion": cost, "Scale": "no convolution"}},
+        **{"size": 64, "torch": "2", "timm": "1"},
+    }
+    section = tables.grafts_section(record)
+    assert "| `resnet18` | +1,200<br>+3.40 M | +1,200<br>+3.40 M |" in section
+    assert "| `vit` | +1,200<br>+3.40 M | - |" in section
+
+
+def test_a_measurement_without_a_record_says_how_to_make_one(tables, tmp_path):
+    section = tables.measured(tmp_path / "nothing.json", tables.throughput_section, "python make.py")
+    assert section == "There is no record yet; `python make.py` makes one."

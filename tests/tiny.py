@@ -43,6 +43,11 @@ TINY: dict[str, dict[str, dict[str, Any]]] = {
     "mhst": {"model": {"hidden_dim": 16, "projection": 16, "candidates": 6}, **STANDARD},
     "ssrn": {"model": {"hidden_dim": 16, "siamese": 2}, **GROUNDING},
     "mgsl-net": {"model": {"hidden_dim": 16, "video_dim": 16, "memory_slots": 8}, **GROUNDING},
+    "mvfnet": {
+        "model": {},
+        "data": {"batch_size": 12, "world": {"train": 48, "val": 12, "test": 24}},
+        "trainer": {"max_epochs": 1, "max_steps": -1},
+    },
     "viga": {"model": {"hidden_dim": 16}, **STANDARD},
     "visa": {"model": {"hidden_dim": 16, "key_dim": 8}, **GROUNDING},
     "vslnet": {"model": {"hidden_dim": 16, "character_dim": 8}, **GROUNDING},

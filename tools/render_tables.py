@@ -4,7 +4,9 @@
     python tools/render_tables.py --check    changes nothing, exits with 1 if anything is out of step
 
 A block stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`. Numbers come from `results/claims/*.json`, which
-only `ommatid claim` writes; a record that no longer describes its claim in the code is refused.
+only `ommatid claim` writes (a record that no longer describes its claim in the code is refused), from
+`results/comparisons/*.json`, written by `ommatid compare`, and from `results/{throughput,grafts}.json`, written by the
+scripts of these names in `benchmarks/`.
 """
 
 import argparse
@@ -12,7 +14,7 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,14 @@ from ommatid.api import method_class
 from ommatid.engine.claim import Arm, Claim, Criterion
 from ommatid.engine.method import Method
 from ommatid.engine.recipe import Recipe
-from ommatid.engine.settings import constructor_arguments, to_plain
-from ommatid.report.tables import Grid, claim_grid, effect_grid, interval, show
+from ommatid.engine.settings import build, constructor_arguments, to_plain
+from ommatid.report.tables import Grid, claim_grid, comparison_grids, effect_grid, interval, show, spread
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = Path("results/claims")
+COMPARISONS = Path("results/comparisons")
+THROUGHPUT = Path("results/throughput.json")
+GRAFTS = Path("results/grafts.json")
 ARXIV = "https://arxiv.org/abs"
 
 Record = Mapping[str, Any]
@@ -77,6 +82,14 @@ def blocks(root: Path) -> dict[Path, dict[str, str]]:
         root / "README.md": {"methods": methods_table(records, "docs/methods/")},
         root / "docs/index.md": {"methods": methods_table(records, "methods/")},
         root / "docs/claims.md": {"verdicts": verdicts_table(records, "methods/")},
+        root / "docs/comparison.md": {
+            "grounding": measured(
+                root / COMPARISONS / "grounding.json", comparison_section, "ommatid compare grounding --jobs 2"
+            ),
+            "throughput": measured(
+                root / THROUGHPUT, throughput_section, f"python benchmarks/throughput.py --threads 2 --out {THROUGHPUT}"
+            ),
+        },
     }
     for entry in catalogue.CATALOGUE:
         pages[root / f"docs/methods/{entry.name}.md"] = {
@@ -87,6 +100,13 @@ def blocks(root: Path) -> dict[Path, dict[str, str]]:
         if claims := claims_of(entry.name):
             sections = [claim_section(claim, records.get(claim.name)) for claim in claims]
             pages[root / f"docs/methods/{entry.name}.md"]["claims"] = "\n\n".join(sections)
+    pages[root / "docs/methods/dcin-tel.md"]["published"] = "\n\n".join(
+        measured(root / COMPARISONS / f"emotions-{kind}.json", emotions_section, "ommatid compare dcin-tel")
+        for kind in ("minilm", "hashed")
+    )
+    pages[root / "docs/grafting.md"] = {
+        "grafts": measured(root / GRAFTS, grafts_section, f"python benchmarks/grafts.py --out {GRAFTS}")
+    }
     return pages
 
 
@@ -147,7 +167,7 @@ def _compared(record: Record, claim: Claim) -> dict[str, tuple[Any, Any]]:
         "statement": (record["statement"], claim.statement),
         # A record may be older than an attribute that has a default.
         "criteria": (
-            [to_plain(Criterion(**each["criterion"])) for each in record["criteria"]],
+            [to_plain(build(Criterion, each["criterion"])) for each in record["criteria"]],
             to_plain(claim.criteria),
         ),
         "arms": (
@@ -316,13 +336,9 @@ def _extremes(tried: Sequence[Record], name: str) -> tuple[Any, Any]:
 
 
 def _settings(record: Record) -> str:
-    environment = record["environment"]
-    versions = environment["packages"]
-    where = ", ".join(environment["gpus"]) or f"{environment['platform']}, CPU, one thread a training"
     common = {name: record[name] for name in ("model", "data", "trainer")}
     return (
-        f"Seeds {', '.join(map(str, record['seeds']))}; ommatid {environment['ommatid']}, torch {versions['torch']}, "
-        f"lightning {versions['lightning']}; {where}.\n\n"
+        f"Seeds {', '.join(map(str, record['seeds']))}; {_where(record['environment'])}\n\n"
         '<details markdown="1"><summary>Settings common to all arms</summary>\n\n'
         f"```json\n{json.dumps(common, indent=1)}\n```\n\n</details>"
     )
@@ -367,6 +383,90 @@ def _code(value: Any) -> str:
     if isinstance(value, dict):
         return "<br>".join(f"`{name}: {json.dumps(item)}`" for name, item in value.items())
     return f"`{json.dumps(value)}`"
+
+
+# -- other measurements ------------------------------------------------------------------------------------------------
+
+
+def measured(path: Path, section: Callable[[Record], str], command: str) -> str:
+    """What a section says of a record, or how to make the record."""
+    if not path.is_file():
+        return f"There is no record yet; `{command}` makes one."
+    return section(json.loads(path.read_text(encoding="utf-8")))
+
+
+def comparison_section(record: Record) -> str:
+    """What `ommatid compare` found: one table for all samples, one for each part, and who took no part."""
+    grids = comparison_grids(record)
+    parts = [f"**{grid.title}**\n\n{markdown(grid)}" for grid in grids]
+    parts += [f"Left out: `{name}` {reason}." for name, reason in record["left_out"].items()]
+    return "\n\n".join([*parts, _where(record["environment"])])
+
+
+def emotions_section(record: Record) -> str:
+    """Average precision on published annotations, of the model and of what needs none."""
+    metrics = ["mAP", "mAP@0.1", "mAP@0.3", "mAP@0.5", "clip_mAP"]
+    rows = [
+        [name, *(spread(method["metrics"][metric], 4) for metric in metrics), spread(method["seconds"], 0)]
+        for name, method in record["methods"].items()
+    ]
+    for name, baseline in record["baselines"].items():
+        rows.append([name, *(f"{baseline[metric]:.4f}" for metric in metrics), "-"])
+    data = record["data"]
+    clips = ", ".join(f"{count} {split}" for split, count in data["clips"].items())
+    told = f"Lines as {data['text']}; clips: {clips}; moments: {data['instances']}; {len(record['seeds'])} seeds."
+    return f"{markdown(Grid(['', *metrics, 'seconds'], rows))}\n\n{told} {_where(record['environment'])}"
+
+
+def grafts_section(record: Record) -> str:
+    """What a block adds to a backbone, parameters and multiply-adds of one image; a dash where it has no place."""
+    blocks = list(next(iter(record["backbones"].values())))
+    rows = [[f"`{name}`", *(_added(found[block]) for block in blocks)] for name, found in record["backbones"].items()]
+    told = f"Images of {record['size']} pixels; torch {record['torch']}, timm {record['timm']}."
+    return f"{markdown(Grid(['backbone', *(f'`{block}`' for block in blocks)], rows))}\n\n{told}"
+
+
+def _added(found: Mapping[str, int] | str) -> str:
+    """
+    Examples:
+        >>> _added({"parameters": 21761, "macs": 1500000}), _added({"parameters": -9}), _added("no such layer")
+        ('+21,761<br>+1.50 M', '-9', '-')
+    """
+    if isinstance(found, str):
+        return "-"
+    cost = f"<br>{found['macs'] / 1e6:+.2f} M" if "macs" in found else ""
+    return f"{found['parameters']:+,}{cost}"
+
+
+def throughput_section(record: Record) -> str:
+    """One update at full size: parameters, time, memory, and the operation that takes most of the time."""
+    rows = []
+    for name, method in record["methods"].items():
+        for part, found in method["parts"].items():
+            most = found["top_operations"][0]
+            named = name if len(method["parts"]) == 1 else f"{name}, {part}"
+            rows.append(
+                [
+                    named,
+                    method["batch"],
+                    method["parameters"],
+                    f"{found['steps_per_second']:.3g}",
+                    f"{found['peak_memory_mib']:,} MiB",
+                    f"`{most['name']}` {most['share']:.0%}",
+                ]
+            )
+    headers = ["method", "batch", "parameters", "updates a second", "peak memory", "most time in"]
+    told = (
+        f"{record['precision']}, {record['device']}, {record['threads']} threads, torch {record['torch']}; mean of "
+        f"{record['steps']} updates. On a CPU, peak memory is that of the whole process."
+    )
+    return f"{markdown(Grid(headers, rows))}\n\n{told}"
+
+
+def _where(environment: Mapping[str, Any]) -> str:
+    versions = environment["packages"]
+    where = ", ".join(environment["gpus"]) or f"{environment['platform']}, CPU, one thread a training"
+    return f"ommatid {environment['ommatid']}, torch {versions['torch']}, lightning {versions['lightning']}; {where}."
 
 
 def markdown(grid: Grid) -> str:

@@ -243,8 +243,8 @@ def compare(
 
     Returns:
         What `folder/comparison.json` holds: `data`, `methods` (name -> metrics and costs, one value a seed),
-        `baselines` (name -> metrics), `left_out` (name -> reason), `examples` (name -> predictions of the first seed)
-        and `pictures` (files in `folder`).
+        `baselines` (name -> metrics), `left_out` (name -> reason), `examples` (name -> predictions of the first seed),
+        `pictures` (files in `folder`), `plans` (name -> all settings) and `environment`.
     """
     left_out: dict[str, str] = {}
     chosen = _chosen_methods(what)
@@ -276,6 +276,8 @@ def compare(
         "left_out": left_out,
         "examples": examples,
         "pictures": [path.relative_to(folder).as_posix() for path in pictures],
+        "plans": to_plain(plans),
+        "environment": environment(),
     }
     RunDir(Path(folder)).write_json("comparison.json", record)
     return record

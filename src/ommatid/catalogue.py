@@ -6,6 +6,7 @@ from ommatid.errors import unknown
 
 FIELDS = {
     "grounding": "clip features + sentence -> scored moments",
+    "recognition": "image or clip -> label, labels or embedding",
     "transfer": "a trained model, or few or no labels -> a classifier",
 }
 
@@ -147,6 +148,18 @@ CATALOGUE = (
         authors="Liu, D. and Fang, X. and Zhou, P. and Di, X. and Lu, W. and Cheng, Y.",
         venue="AAAI",
         year=2023,
+    ),
+    Entry(
+        name="mvfnet",
+        title="MVFNet: Multi-View Fusion Network for Efficient Video Recognition",
+        field="recognition",
+        target="ommatid.recognition.mvfnet:MVFNet",
+        embedded="world-motion",
+        summary="Name what happens in a clip: a 2D network filtered along time, height and width, too.",
+        arxiv="2012.06977",
+        authors="Wu, W. and He, D. and Lin, T. and Li, F. and Gan, C. and Ding, E.",
+        venue="AAAI",
+        year=2021,
     ),
     Entry(
         name="ssrn",

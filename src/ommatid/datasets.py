@@ -8,8 +8,12 @@ from typing import Any
 
 from ommatid.classification.data import FORMATS as IMAGE_FORMATS
 from ommatid.classification.data import ImageData, detect_image_format
+from ommatid.data.clip_lists import CLIP_FORMATS, ClipList, clip_splits, detect_clip_format, open_clips
+from ommatid.data.clips import count_frames
 from ommatid.data.features import save_array
 from ommatid.data.sentences import ENCODERS, SentenceEncoder
+from ommatid.data.video import SUFFIXES as VIDEO_SUFFIXES
+from ommatid.data.video import Extractor
 from ommatid.engine.checkpoint import write_aside
 from ommatid.engine.settings import json_text, to_plain
 from ommatid.errors import InputError, unknown
@@ -21,7 +25,11 @@ from ommatid.grounding.formats import Fault, check_annotations, detect_format, r
 
 def make(arguments: Namespace) -> int:
     """Write an embedded set to disk."""
-    makers: dict[str, Callable[[Namespace], dict[str, Any]]] = {"world-grounding": _make_world, "digits": _make_digits}
+    makers: dict[str, Callable[[Namespace], dict[str, Any]]] = {
+        "world-grounding": _make_world,
+        "world-motion": _make_motion,
+        "digits": _make_digits,
+    }
     if arguments.name not in makers:
         raise unknown("embedded data set", arguments.name, makers)
     made = makers[arguments.name](arguments)
@@ -37,6 +45,12 @@ def _make_world(arguments: Namespace) -> dict[str, Any]:
     )
     manifest = GroundingWorld(view=view, seed=arguments.seed).write(arguments.out, format=arguments.format)
     return {"view": view, "counts": manifest["counts"]}
+
+
+def _make_motion(arguments: Namespace) -> dict[str, Any]:
+    from ommatid.data.worlds.motion import MotionWorld
+
+    return {"counts": MotionWorld(seed=arguments.seed).write(arguments.out, arguments.format or "list")}
 
 
 def _make_digits(arguments: Namespace) -> dict[str, Any]:
@@ -91,6 +105,7 @@ def _kinds_of_data() -> dict[str, tuple[Callable[[Path, str], Iterator[Fault]], 
         **dict.fromkeys(GROUNDING_FORMATS, (_grounding_faults, _grounding_splits)),
         **dict.fromkeys(IMAGE_FORMATS, (_image_faults, _image_splits)),
         "emotion": (_emotion_faults, _emotion_splits),
+        "clips": (_clip_faults, _clip_splits),
     }
 
 
@@ -100,9 +115,21 @@ def _detect(root: Path) -> str:
     try:
         return detect_format(root)
     except InputError:
+        if _holds_clips(root):
+            return "clips"
         if detect_image_format(root) == "folder" and not any(path.is_dir() for path in root.iterdir()):
             raise
         return detect_image_format(root)
+
+
+def _holds_clips(root: Path) -> bool:
+    """Official lists, or videos in folders; a folder of pictures looks the same without them."""
+    try:
+        if detect_clip_format(root) != "folder":
+            return True
+    except InputError:
+        return False
+    return any(path.suffix.lower() in VIDEO_SUFFIXES - {".gif"} for path in root.rglob("*"))
 
 
 def _grounding_faults(root: Path, format: str) -> Iterator[Fault]:
@@ -163,18 +190,42 @@ def _image_splits(root: Path, format: str) -> dict[str, Any]:
     return {split: {"images": len(images)} for split, images in sets.items()}
 
 
+def _clip_faults(root: Path, format: str) -> Iterator[Fault]:
+    """Lists are read, and the frames of every video are counted once."""
+    try:
+        lists = _clip_lists(root)
+    except InputError as error:
+        yield Fault(str(root), "data set", str(error), f"one of the formats {', '.join(CLIP_FORMATS)}")
+        return
+    for split, videos in lists.items():
+        for record in videos.records:
+            try:
+                count_frames(record.path)
+            except InputError as error:
+                yield Fault(str(root), f"{split} video {record.name}", str(error), "a readable video")
+
+
+def _clip_splits(root: Path, format: str) -> dict[str, Any]:
+    lists = _clip_lists(root)
+    return {split: {"videos": len(videos), "classes": len(videos.class_names)} for split, videos in lists.items()}
+
+
+def _clip_lists(root: Path) -> dict[str, ClipList]:
+    return {split: open_clips(root, split) for split in clip_splits(root)}
+
+
 def features(arguments: Namespace) -> int:
     """Clip features of every video of a folder, one .npy each; videos whose features exist are left out."""
     import numpy as np
 
-    from ommatid.data.video import SUFFIXES, Extractor
-
     source, out = Path(arguments.videos), Path(arguments.out)
     if not source.exists():
         raise InputError(f"{source}: no such video or folder of videos")
-    videos = [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES)
+    videos = (
+        [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES)
+    )
     if not videos:
-        raise InputError(f"{source}: holds no videos, expected files ending in {', '.join(sorted(SUFFIXES))}")
+        raise InputError(f"{source}: holds no videos, expected files ending in {', '.join(sorted(VIDEO_SUFFIXES))}")
     extractor = Extractor(arguments.backbone, arguments.weights, arguments.fps)
     out.mkdir(parents=True, exist_ok=True)
     _refuse_mixture(out, extractor)

@@ -1,4 +1,4 @@
-"""`ImageClassifier`: the base of every method whose outcome is a classifier of images."""
+"""`Classifier`: what methods share whose outcome tells classes apart; `ImageClassifier`: those of images."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ommatid.classification.data import ImageData
+from ommatid.classification.data import ImageData, LabelledData
 from ommatid.classification.task import Classification, ImageBatch
 from ommatid.data.images import read_image
 from ommatid.engine.data import DataModule
@@ -15,34 +15,21 @@ from ommatid.engine.method import Method
 from ommatid.errors import InputError
 
 
-class ImageClassifier(Method):
-    """Images in [0, 1] in, class logits out: a subclass implements `forward(images) -> logits` and `training_step`."""
+class Classifier(Method):
+    """Class logits out; knows what its classes are called."""
 
-    data_module = ImageData
     monitor = "val/top1"
 
     def __init__(self) -> None:
         super().__init__()
         self.class_names: list[str] = []
 
-    @classmethod
-    def arguments_from(cls, data: DataModule) -> dict[str, Any]:
-        assert isinstance(data, ImageData)
-        return {
-            "num_classes": len(data.class_names),
-            "channels": data.channels,
-            "image_size": data.size,
-            "mean": data.mean,
-            "std": data.std,
-        }
-
     def adopt(self, data: DataModule) -> None:
-        assert isinstance(data, ImageData)
+        assert isinstance(data, LabelledData)
         self.class_names = list(data.class_names)
 
     def align(self, data: DataModule) -> None:
-        assert isinstance(data, ImageData)
-        data.use(int(self.hparams.image_size), int(self.hparams.channels))
+        assert isinstance(data, LabelledData)
         if self.class_names and list(data.class_names) != self.class_names:
             raise InputError(
                 f"the data have the classes {data.class_names[:5]}..., this checkpoint was trained on "
@@ -55,14 +42,58 @@ class ImageClassifier(Method):
     def restore_extras(self, extras: dict[str, Any]) -> None:
         self.class_names = list(extras["class_names"])
 
-    def identity(self, batch: ImageBatch) -> Int[Tensor, "batch"]:
+    def identity(self, batch: Any) -> Int[Tensor, "batch"]:
         return batch.index
+
+    def named(self, probabilities: Float[Tensor, "class"], top: int) -> list[tuple[str, float]]:
+        """The most probable classes by name.
+
+        Raises:
+            InputError: `top` is below 1.
+        """
+        if top < 1:
+            raise InputError(f"top must be at least 1, found {top}")
+        values, places = probabilities.topk(min(top, len(probabilities)))
+        names = self.class_names or [str(number) for number in range(len(probabilities))]
+        return [(names[i], float(v)) for v, i in zip(values, places.tolist(), strict=True)]
+
+
+def top_hits(scores: Float[Tensor, "batch class"], labels: Int[Tensor, "batch"]) -> dict[str, Float[Tensor, "batch"]]:
+    """Top-1 and top-5 accuracy of single samples; of equal scores the class of the lower number comes first.
+
+    Examples:
+        >>> top_hits(torch.tensor([[0.1, 0.9, 0.0], [0.5, 0.2, 0.3]]), torch.tensor([1, 2]))
+        {'top1': tensor([1., 0.]), 'top5': tensor([1., 1.])}
+    """
+    ranked = scores.sort(dim=1, descending=True, stable=True).indices[:, :5]
+    hits = ranked == labels[:, None]
+    return {"top1": hits[:, 0].float(), "top5": hits.any(dim=1).float()}
+
+
+class ImageClassifier(Classifier):
+    """Images in [0, 1] in, class logits out: a subclass implements `forward(images) -> logits` and `training_step`."""
+
+    data_module = ImageData
+
+    @classmethod
+    def arguments_from(cls, data: DataModule) -> dict[str, Any]:
+        assert isinstance(data, ImageData)
+        return {
+            "num_classes": len(data.class_names),
+            "channels": data.channels,
+            "image_size": data.size,
+            "mean": data.mean,
+            "std": data.std,
+        }
+
+    def align(self, data: DataModule) -> None:
+        assert isinstance(data, ImageData)
+        data.use(int(self.hparams.image_size), int(self.hparams.channels))
+        super().align(data)
 
     def score(self, batch: ImageBatch) -> dict[str, Float[Tensor, "batch"]]:
         """Top-1 and top-5 accuracy of single images."""
-        ranked = self(batch.images).topk(min(5, int(self.hparams.num_classes)), dim=1).indices
-        hits = ranked == batch.labels[:, None]
-        return {"top1": hits[:, 0].float(), "top5": hits.any(dim=1).float()}
+        return top_hits(self(batch.images), batch.labels)
 
     @torch.no_grad()
     def predict(self, image: str | Path, top: int = 5) -> Classification:
@@ -75,13 +106,9 @@ class ImageClassifier(Method):
         Raises:
             InputError: the file is missing or no readable picture.
         """
-        if top < 1:
-            raise InputError(f"top must be at least 1, found {top}")
         pixels = read_image(image, int(self.hparams.channels), int(self.hparams.image_size)).float() / 255
         probs = self.eval()(pixels[None].to(self.device)).softmax(dim=1)[0].cpu()
-        values, places = probs.topk(min(top, len(probs)))
-        names = self.class_names or [str(number) for number in range(len(probs))]
-        return Classification(pixels, [(names[i], float(v)) for v, i in zip(values, places.tolist(), strict=True)])
+        return Classification(pixels, self.named(probs, top))
 
     def exportable(self) -> tuple[nn.Module, tuple[Tensor, ...], tuple[str, ...], tuple[str, ...]]:
         """A plain-tensor network, example inputs, and the names of inputs and outputs."""

@@ -19,7 +19,15 @@ from ommatid.errors import InputError, unknown
 FORMATS = ("folder", "cifar10", "cifar100", "tiny-imagenet")
 
 
-class ImageData(DataModule):
+class LabelledData(DataModule):
+    """Samples of named classes."""
+
+    @property
+    def class_names(self) -> list[str]:
+        raise NotImplementedError
+
+
+class ImageData(LabelledData):
     """Images in [0, 1] with one label each.
 
     Args:
@@ -107,12 +115,7 @@ class ImageData(DataModule):
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """The most frequent class of training, and chance."""
-        labels = self.sets[split].labels
-        majority = int(self.sets["train"].labels.bincount().argmax())
-        return {
-            "majority class": {"top1": float((labels == majority).float().mean())},
-            "chance": {"top1": 1 / len(self.class_names), "top5": min(5 / len(self.class_names), 1.0)},
-        }
+        return guesses(self.sets["train"].labels, self.sets[split].labels, len(self.class_names))
 
     def describe(self) -> dict[str, Any]:
         sizes = {split: len(images) for split, images in self.sets.items()}
@@ -144,6 +147,20 @@ class ImageData(DataModule):
             return lambda split: None if split == "val" else tiny_imagenet(root, split, self._size, self.channels)
         read = {"cifar10": cifar10, "cifar100": cifar100}[format]
         return lambda split: None if split == "val" else read(root, split)
+
+
+def guesses(train: Int[Tensor, "sample"], labels: Int[Tensor, "_"], classes: int) -> dict[str, dict[str, float]]:
+    """Accuracy of the most frequent class of training, and of chance.
+
+    Examples:
+        >>> guesses(torch.tensor([0, 1, 1]), torch.tensor([1, 0]), 2)
+        {'majority class': {'top1': 0.5}, 'chance': {'top1': 0.5, 'top5': 1.0}}
+    """
+    majority = int(train.bincount().argmax())
+    return {
+        "majority class": {"top1": float((labels == majority).float().mean())},
+        "chance": {"top1": 1 / classes, "top5": min(5 / classes, 1.0)},
+    }
 
 
 class Indexed(Dataset[tuple[Tensor, int, int]]):

@@ -189,7 +189,7 @@ def image_folder(
         InputError: the folder is missing, empty or of another layout, a file is no image, or a class is not one of
             `train`. A file that cannot be decoded raises it when it is read.
     """
-    root = _existing(Path(root))
+    root = existing_folder(Path(root))
     splits = tuple(name for name in SPLITS if (root / name).is_dir() and _subfolders(root / name))
     if split is None and splits:
         raise InputError(f"split: found none, expected one of {', '.join(splits)}, the folders in {root}")
@@ -255,7 +255,7 @@ def _of_files(
     return ImageSet(images, torch.tensor([label for _, label in found]), names, mean, std, split)
 
 
-def _existing(folder: Path) -> Path:
+def existing_folder(folder: Path) -> Path:
     if not folder.is_dir():
         raise InputError(f"{folder}: found {'a file' if folder.exists() else 'nothing'}, expected a folder")
     return folder
@@ -263,7 +263,7 @@ def _existing(folder: Path) -> Path:
 
 def _inside(root: Path, name: str) -> Path:
     """The folder `name` of a distributed data set, given itself or by the folder that holds it."""
-    return root / name if (_existing(root) / name).is_dir() else root
+    return root / name if (existing_folder(root) / name).is_dir() else root
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -271,14 +271,14 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _class_folders(folder: Path) -> list[Path]:
-    folders = _subfolders(_existing(folder))
+    folders = _subfolders(existing_folder(folder))
     if not folders:
         raise InputError(f"{folder}: found no folders, expected one folder of images for each class")
     return folders
 
 
 def _images_in(folder: Path) -> list[Path]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not _is_clutter(path.relative_to(folder)))
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not is_clutter(path.relative_to(folder)))
     for path in files:
         if path.suffix.lower() not in SUFFIXES:
             raise InputError(f"{path}: found the ending {path.suffix!r}, expected an image ({' '.join(SUFFIXES)})")
@@ -287,7 +287,7 @@ def _images_in(folder: Path) -> list[Path]:
     return files
 
 
-def _is_clutter(path: Path) -> bool:
+def is_clutter(path: Path) -> bool:
     """What file managers and notebooks leave behind."""
     return any(part.startswith(".") for part in path.parts) or path.name.lower() in ("thumbs.db", "desktop.ini")
 

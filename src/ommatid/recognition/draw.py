@@ -1,0 +1,42 @@
+"""A classified clip as a picture: its frames in a strip, below them its most probable classes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ommatid.engine.checkpoint import write_aside
+
+MOST_FRAMES = 8
+
+
+def draw_clip(
+    frames: Float[Tensor, "time 3 height width"], classes: Sequence[tuple[str, float]], path: Path | None = None
+) -> Figure:
+    """At most eight frames of a clip in their order, and the probabilities of its most probable classes.
+
+    Examples:
+        >>> figure = draw_clip(torch.rand(4, 3, 16, 16), [("grow", 0.8), ("shrink", 0.1)])
+        >>> [text.get_text() for text in figure.axes[-1].get_yticklabels()]
+        ['shrink', 'grow']
+    """
+    shown = frames[torch.linspace(0, len(frames) - 1, min(len(frames), MOST_FRAMES)).round().long()]
+    figure = Figure(figsize=(7.2, 1.6 + 0.3 * len(classes)), layout="constrained")
+    grid = figure.add_gridspec(2, len(shown), height_ratios=[1, 0.6 + 0.25 * len(classes)])
+    for place, frame in enumerate(shown):
+        strip = figure.add_subplot(grid[0, place])
+        strip.imshow(frame.float().cpu().clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
+        strip.set_axis_off()
+    axis = figure.add_subplot(grid[1, :])
+    names, values = zip(*reversed(classes), strict=True)
+    axis.barh(names, values, color="#0072b2")
+    axis.set(xlim=(0, 1), xlabel="probability")
+    for row, value in enumerate(values):
+        axis.text(min(value + 0.02, 0.93), row, f"{value:.2f}", va="center", fontsize=9)
+    if path is not None:
+        kind = path.suffix.lstrip(".") or "png"
+        write_aside(path, lambda aside: figure.savefig(aside, format=kind, dpi=140))
+    return figure

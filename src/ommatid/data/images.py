@@ -11,7 +11,9 @@
 Every set has its class names and the channel means and deviations that classifiers of it are trained with.
 """
 
+import io
 import pickle
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +89,7 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Float[Tensor, "channel height width"], int]:
-        return _unit_interval(self.images[index]), int(self.labels[index])
+        return unit_interval(self.images[index]), int(self.labels[index])
 
     def tensors(self) -> tuple[Float[Tensor, "image channel height width"], Int[Tensor, " image"]]:
         """All images and labels in memory.
@@ -96,7 +98,7 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
             InputError: the images differ in size, or a file cannot be read.
         """
         if isinstance(self.images, Tensor):
-            return _unit_interval(self.images), self.labels
+            return unit_interval(self.images), self.labels
         images = [
             self.images[index] for index in range(len(self))
         ]  # one file after the other: decoding cannot be batched
@@ -106,7 +108,7 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
                 raise InputError(
                     f"{path}: found {found} pixels, expected {expected} as in the first image: pass a size"
                 )
-        return _unit_interval(torch.stack(images)), self.labels
+        return unit_interval(torch.stack(images)), self.labels
 
 
 def digits(split: str = "train", size: int = 16, channels: int = 3) -> ImageSet:
@@ -163,15 +165,15 @@ def tiny_imagenet(
     """
     _one_of(split, ("train", "test"))
     folder = _inside(Path(root), "tiny-imagenet-200")
-    wnids = [path.name for path in _class_folders(folder / "train")]
+    wnids = [path.name for path in class_folders(folder / "train")]
     if split == "train":
-        images = [_images_in(folder / "train" / wnid / "images") for wnid in wnids]
+        images = [images_in(folder / "train" / wnid / "images") for wnid in wnids]
         found = [(path, label) for label, paths in enumerate(images) for path in paths]
     else:
         found = _annotated(folder / "val", wnids)
     words = _words(folder / "words.txt")
     names = tuple(words.get(wnid, wnid) for wnid in wnids)
-    return _of_files(found, names, TINY_IMAGENET, split, size, channels)
+    return of_files(found, names, TINY_IMAGENET, split, size, channels)
 
 
 def image_folder(
@@ -190,7 +192,7 @@ def image_folder(
             `train`. A file that cannot be decoded raises it when it is read.
     """
     root = existing_folder(Path(root))
-    splits = tuple(name for name in SPLITS if (root / name).is_dir() and _subfolders(root / name))
+    splits = tuple(name for name in SPLITS if (root / name).is_dir() and subfolders(root / name))
     if split is None and splits:
         raise InputError(f"split: found none, expected one of {', '.join(splits)}, the folders in {root}")
     if split is not None and split not in splits:
@@ -198,13 +200,13 @@ def image_folder(
             f"split: found {split!r}, expected one of the folders in {root}: {', '.join(splits) or 'none'}"
         )
     folder = root / split if split else root
-    folders = _class_folders(folder)
-    names = tuple(path.name for path in (_class_folders(root / "train") if "train" in splits else folders))
+    folders = class_folders(folder)
+    names = tuple(path.name for path in (class_folders(root / "train") if "train" in splits else folders))
     for path in folders:
         if path.name not in names:
             raise InputError(f"{path}: found a class that is none of the {len(names)} classes of {root / 'train'}")
-    found = [(image, names.index(path.name)) for path in folders for image in _images_in(path)]
-    return _of_files(found, names, IMAGENET, split, size, channels)
+    found = [(image, names.index(path.name)) for path in folders for image in images_in(path)]
+    return of_files(found, names, IMAGENET, split, size, channels)
 
 
 def read_image(
@@ -215,15 +217,50 @@ def read_image(
     Raises:
         InputError: the file is missing, truncated or no image, or there are neither 1 nor 3 channels.
     """
-    if channels not in (1, 3):
-        raise InputError(f"channels: found {channels}, expected 1 or 3")
+    _grey_or_colour(channels)
     try:
         with Image.open(path) as file:
-            image = _eight_bits(ImageOps.exif_transpose(file)).convert("RGB" if channels == 3 else "L")
+            return _upright_pixels(file, channels, size)
     except FileNotFoundError as error:
         raise InputError(f"{path}: found no such file, expected an image") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: found a damaged or unreadable file ({error}), expected an image") from error
+
+
+def decode_image(
+    encoded: bytes, place: str, channels: int = 3, size: int | tuple[int, int] | None = None
+) -> UInt8[Tensor, "channel height width"]:
+    """An encoded image as `read_image` gives those of files.
+
+    Args:
+        place: where the bytes come from, for the error.
+
+    Raises:
+        InputError: the bytes are truncated or no image, or there are neither 1 nor 3 channels.
+
+    Examples:
+        >>> encoded = io.BytesIO()
+        >>> Image.new("L", (4, 6), color=9).save(encoded, "PNG")
+        >>> decode_image(encoded.getvalue(), "image 0", size=(3, 2)).shape
+        torch.Size([3, 3, 2])
+    """
+    _grey_or_colour(channels)
+    try:
+        with Image.open(io.BytesIO(encoded)) as file:
+            return _upright_pixels(file, channels, size)
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+        raise InputError(f"{place}: found {len(encoded)} damaged bytes, expected an encoded image") from error
+
+
+def _grey_or_colour(channels: int) -> None:
+    if channels not in (1, 3):
+        raise InputError(f"channels: found {channels}, expected 1 or 3")
+
+
+def _upright_pixels(
+    file: Image.Image, channels: int, size: int | tuple[int, int] | None
+) -> UInt8[Tensor, "channel height width"]:
+    image = _eight_bits(ImageOps.exif_transpose(file)).convert("RGB" if channels == 3 else "L")
     if size is not None:
         height, width = (size, size) if isinstance(size, int) else size
         image = image.resize((width, height), Image.Resampling.BILINEAR)
@@ -238,11 +275,11 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
 
 
-def _unit_interval(images: Tensor) -> Tensor:
+def unit_interval(images: Tensor) -> Tensor:
     return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
-def _of_files(
+def of_files(
     found: list[tuple[Path, int]],
     names: tuple[str, ...],
     constants: Constants,
@@ -266,18 +303,18 @@ def _inside(root: Path, name: str) -> Path:
     return root / name if (existing_folder(root) / name).is_dir() else root
 
 
-def _subfolders(folder: Path) -> list[Path]:
+def subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _class_folders(folder: Path) -> list[Path]:
-    folders = _subfolders(existing_folder(folder))
+def class_folders(folder: Path) -> list[Path]:
+    folders = subfolders(existing_folder(folder))
     if not folders:
         raise InputError(f"{folder}: found no folders, expected one folder of images for each class")
     return folders
 
 
-def _images_in(folder: Path) -> list[Path]:
+def images_in(folder: Path) -> list[Path]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not is_clutter(path.relative_to(folder)))
     for path in files:
         if path.suffix.lower() not in SUFFIXES:
@@ -362,7 +399,7 @@ def _unpickle(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: found nothing, expected a file of the unpacked archive")
     try:
         with path.open("rb") as file:
-            record = _ArraysOnly(file, encoding="bytes").load()
+            record = ArraysOnly(file, encoding="bytes").load()
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except Exception as error:  # a damaged pickle can raise anything
@@ -387,7 +424,7 @@ _RECONSTRUCT: Any = np.zeros(1).__reduce__()[0]
 _FROM_BUFFER: Any = np.zeros(1).__reduce_ex__(5)[0]
 
 
-class _ArraysOnly(pickle.Unpickler):
+class ArraysOnly(pickle.Unpickler):
     """Builds arrays and the containers that pickle knows itself; any other reference is refused, not imported."""
 
     ALLOWED: Mapping[tuple[str, str], Any] = {

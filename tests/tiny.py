@@ -50,6 +50,11 @@ TINY: dict[str, dict[str, dict[str, Any]]] = {
     },
     "viga": {"model": {"hidden_dim": 16}, **STANDARD},
     "visa": {"model": {"hidden_dim": 16, "key_dim": 8}, **GROUNDING},
+    "visformer": {
+        "model": {},
+        "data": {"batch_size": 8, "world": {"train": 48, "val": 16, "test": 24}},
+        "trainer": {"max_epochs": 1, "max_steps": -1},
+    },
     "vslnet": {"model": {"hidden_dim": 16, "character_dim": 8}, **GROUNDING},
 }
 

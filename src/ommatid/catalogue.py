@@ -201,6 +201,18 @@ CATALOGUE = (
         year=2022,
     ),
     Entry(
+        name="visformer",
+        title="Visformer: The Vision-friendly Transformer",
+        field="recognition",
+        target="ommatid.recognition.visformer:VisformerClassifier",
+        embedded="world-shapes",
+        summary="Classify images by a transformer of stages that begins with convolutions and learns from few images.",
+        arxiv="2104.12533",
+        authors="Chen, Z. and Xie, L. and Niu, J. and Liu, X. and Wei, L. and Tian, Q.",
+        venue="ICCV",
+        year=2021,
+    ),
+    Entry(
         name="vslnet",
         title="Span-based Localizing Network for Natural Language Video Localization",
         field="grounding",

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ommatid.classification.data import FORMATS, ImageData, Indexed, detect_image_format
+from ommatid.classification.data import FORMATS, ImageData, Indexed, detect_image_format, uncut
 from ommatid.errors import InputError
 
 
@@ -164,7 +164,69 @@ def test_official_archives_are_recognised_and_read(tmp_path, write, format, size
 
 def test_every_format_is_recognised_or_a_folder(tmp_path):
     assert detect_image_format(tmp_path) == "folder"
-    assert set(FORMATS) == {"folder", "cifar10", "cifar100", "tiny-imagenet"}
+    assert set(FORMATS) == {"folder", "imagenet", "cifar10", "cifar100", "tiny-imagenet"}
+
+
+def test_the_validation_part_of_imagenet_is_what_is_tested(tmp_path):
+    root = folder(tmp_path / "set", splits=("train", "val"), classes=("n01440764", "n01443537"), images=10)
+    assert detect_image_format(root) == "imagenet"
+    data = ImageData(str(root), size=8, val_fraction=0.2)
+    assert {split: len(images) for split, images in data.sets.items()} == {"train": 16, "test": 20, "val": 4}
+    assert data.class_names == ["n01440764", "n01443537"]
+    # The same with names of one's own has a validation part to validate with.
+    own = folder(tmp_path / "own", splits=("train", "val"), images=10)
+    assert detect_image_format(own) == "folder"
+    assert len(ImageData(str(own), size=8).sets["val"]) == 20
+
+
+def test_a_share_of_the_training_images_keeps_every_class(tmp_path):
+    root = str(folder(tmp_path / "set", splits=("train", "val", "test"), images=20))
+    data = ImageData(root, size=8, train_share=0.1)
+    assert data.sets["train"].labels.tolist() == [0, 0, 1, 1]
+    assert len(data.sets["test"]) == 40
+    with pytest.raises(InputError, match=r"train_share must lie above 0 and at most at 1, found 0\.0"):
+        ImageData(root, train_share=0.0)
+
+
+def test_files_are_squashed_or_cut_to_their_size(tmp_path):
+    root = tmp_path / "set"
+    for split in ("train", "val", "test"):
+        (root / split / "a").mkdir(parents=True)
+        picture = np.zeros((20, 40, 3), np.uint8)
+        picture[:, :20] = 255
+        picture[:, :5] = 100
+        Image.fromarray(picture).save(root / split / "a/0.png")
+    squashed, cut = (ImageData(str(root), size=16, fit=fit).sets["test"][0][0] for fit in ("squash", "crop"))
+    assert squashed.shape == cut.shape == (3, 16, 16)
+    # The grey edge is in the whole, and not in the middle.
+    assert float(squashed[0, 8, 0]) == pytest.approx(100 / 255, abs=0.05)
+    assert float(cut[0, 8, 0]) == pytest.approx(1.0, abs=0.05)
+    assert float(cut[0, 8, -1]) == pytest.approx(0.0, abs=0.05)
+
+
+def test_training_images_are_changed_and_others_never(tmp_path):
+    root = str(folder(tmp_path / "set", splits=("train", "val", "test"), images=4, size=(40, 60)))
+    for augment in ("base", "elite"):
+        data = ImageData(root, size=16, augment=augment)
+        torch.manual_seed(0)
+        first = data.dataset("train")[0][0]
+        assert first.shape == (3, 16, 16)
+        assert 0 <= first.min() <= first.max() <= 1
+        torch.manual_seed(0)
+        assert torch.equal(data.dataset("train")[0][0], first)
+        assert torch.equal(data.dataset("test")[0][0], ImageData(root, size=16).dataset("test")[0][0])
+    assert tuple(uncut(data.sets["train"])[0][0].shape) == (3, 40, 60)
+
+
+def test_rendered_shapes_are_embedded_and_labelled_by_their_factors():
+    world = {"train": 64, "val": 32, "test": 32}
+    data = ImageData(embedded="world-shapes", world=world, size=32)
+    assert len(data.class_names) == 32
+    assert data.describe()["name"] == "world-shapes"
+    assert data.first_batch("train", 4).images.shape == (4, 3, 32, 32)
+    textures = ImageData(embedded="world-shapes", world={**world, "labels": ["texture"]}, size=32)
+    assert len(textures.class_names) == 4
+    assert torch.equal(textures.tensors("test")[0], data.tensors("test")[0])
 
 
 def test_a_downloaded_set_of_torchvision_is_read(tmp_path):

@@ -1,12 +1,15 @@
 """Which sample comes when follows from seed and epoch alone."""
 
 import pickle
+from dataclasses import dataclass
 
 import pytest
 import torch
+from torch.utils.data import Dataset
 
 from engine.toy import PointData
-from ommatid.engine.data import DataModule, EpochSampler, epoch_seed, pad_first
+from ommatid.engine.batch import Batch
+from ommatid.engine.data import DataModule, EpochSampler, SeededSamples, epoch_seed, pad_first
 from ommatid.errors import InputError
 
 
@@ -55,6 +58,64 @@ def test_processes_share_the_samples_and_draw_their_own_numbers():
 def test_epoch_seeds_do_not_meet():
     seeds = {epoch_seed(seed, epoch, rank) for seed in range(5) for epoch in range(50) for rank in range(8)}
     assert len(seeds) == 5 * 50 * 8
+
+
+@dataclass
+class Values(Batch):
+    values: torch.Tensor
+
+
+class Noisy(Dataset):
+    """Samples that draw."""
+
+    draws = True
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        return index + torch.rand(())
+
+
+def test_what_a_sample_draws_depends_on_seed_epoch_and_index_alone():
+    samples = SeededSamples(Noisy(), seed=3)
+    torch.manual_seed(0)
+    first = samples[2]
+    after = torch.rand(())
+    torch.manual_seed(0)
+    assert torch.equal(torch.rand(()), after)  # nobody else's draws have moved on
+    torch.manual_seed(5)
+    assert torch.equal(samples[2], first)
+    assert int(samples[2]) == int(samples[8]) == 2  # the same sample in the next epoch
+    assert len({float(samples[2]), float(samples[8]), float(samples[3]), float(SeededSamples(Noisy(), 4)[2])}) == 4
+    assert len(samples) == 6
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_random_samples_are_alike_in_every_process_and_after_a_restart(workers):
+    class Random(PointData):
+        def dataset(self, split):
+            return Noisy()
+
+        def collate(self, samples):
+            return Values(torch.stack(samples))
+
+    def epochs(first):
+        loader = Random(batch_size=2, workers=workers).train_dataloader()
+        found = []
+        for epoch in range(first, 3):
+            loader.sampler.set_epoch(epoch)
+            found.append(torch.cat([batch.values for batch in loader]))
+        return found
+
+    whole = epochs(0)
+    assert not torch.equal(whole[1].sort().values, whole[2].sort().values)
+    for ours, theirs in zip(whole[1:], epochs(1), strict=True):
+        assert torch.equal(ours, theirs)
+    if workers:
+        alone = Random(batch_size=2).train_dataloader()
+        alone.sampler.set_epoch(2)
+        assert torch.equal(torch.cat([batch.values for batch in alone]), whole[2])
 
 
 def test_worker_processes_bring_the_same_batches():

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ommatid.classification.data import ImageData, LabelledData
 from ommatid.classification.task import Classification, ImageBatch
-from ommatid.data.images import read_image
+from ommatid.data.images import Fit, read_image
 from ommatid.engine.data import DataModule
 from ommatid.engine.method import Method
 from ommatid.errors import InputError
@@ -75,6 +75,10 @@ class ImageClassifier(Classifier):
 
     data_module = ImageData
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.fit: Fit = "squash"
+
     @classmethod
     def arguments_from(cls, data: DataModule) -> dict[str, Any]:
         assert isinstance(data, ImageData)
@@ -88,8 +92,20 @@ class ImageClassifier(Classifier):
 
     def align(self, data: DataModule) -> None:
         assert isinstance(data, ImageData)
-        data.use(int(self.hparams.image_size), int(self.hparams.channels))
+        data.use(int(self.hparams.image_size), int(self.hparams.channels), self.fit)
         super().align(data)
+
+    def adopt(self, data: DataModule) -> None:
+        super().adopt(data)
+        assert isinstance(data, ImageData)
+        self.fit = data.fit
+
+    def extras(self) -> dict[str, Any]:
+        return {**super().extras(), "fit": self.fit}
+
+    def restore_extras(self, extras: dict[str, Any]) -> None:
+        super().restore_extras(extras)
+        self.fit = extras.get("fit", "squash")
 
     def score(self, batch: ImageBatch) -> dict[str, Float[Tensor, "batch"]]:
         """Top-1 and top-5 accuracy of single images."""
@@ -106,7 +122,7 @@ class ImageClassifier(Classifier):
         Raises:
             InputError: the file is missing or no readable picture.
         """
-        pixels = read_image(image, int(self.hparams.channels), int(self.hparams.image_size)).float() / 255
+        pixels = read_image(image, int(self.hparams.channels), int(self.hparams.image_size), self.fit).float() / 255
         probs = self.eval()(pixels[None].to(self.device)).softmax(dim=1)[0].cpu()
         return Classification(pixels, self.named(probs, top))
 

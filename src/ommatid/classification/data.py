@@ -1,9 +1,11 @@
 """Labelled images: real handwritten digits embedded, official archives, or your own folder."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,12 +13,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ommatid.classification.augment import Augment, training_transform
 from ommatid.classification.task import ImageBatch
-from ommatid.data.images import ImageSet, cifar10, cifar100, digits, image_folder, tiny_imagenet
+from ommatid.data.images import Fit, ImageSet, cifar10, cifar100, digits, image_folder, tiny_imagenet
 from ommatid.engine.data import DataModule
+from ommatid.engine.settings import build
 from ommatid.errors import InputError, unknown
 
-FORMATS = ("folder", "cifar10", "cifar100", "tiny-imagenet")
+FORMATS = ("folder", "imagenet", "cifar10", "cifar100", "tiny-imagenet")
+EMBEDDED = ("digits", "world-shapes")
+
+
+WNID = re.compile(r"n\d{8}")
+"""ImageNet's names of classes."""
 
 
 class LabelledData(DataModule):
@@ -31,12 +40,17 @@ class ImageData(LabelledData):
     """Images in [0, 1] with one label each.
 
     Args:
-        root: folder of the data set; scikit-learn's handwritten digits where None.
-        format: "folder" (`root/{train,val,test}/<class>/*`, or `root/<class>/*` which is then divided), "cifar10",
-            "cifar100", "tiny-imagenet", "torchvision:<data set>" (already downloaded), or "auto", which looks at the
-            files.
+        root: folder of the data set; an embedded one where None.
+        format: "folder" (`root/{train,val,test}/<class>/*`, or `root/<class>/*` which is then divided), "imagenet" (the
+            same, `val` being what is tested), "cifar10", "cifar100", "tiny-imagenet", "torchvision:<data set>" (already
+            downloaded), or "auto", which looks at the files.
+        embedded: "digits", scikit-learn's handwritten ones, or "world-shapes", rendered ones in colour.
+        world: settings of `ShapeWorld`, and `labels`, the factors whose combinations are the classes.
         size: height and width that images are resized to; a data set of fixed size keeps its own.
+        fit: how files come to that size, see `ommatid.data.images.Fit`.
         channels: 3 for colour, 1 for grey.
+        augment: what training images go through, see `ommatid.classification.augment`.
+        train_share: part of every class's training images that is used.
         val_fraction: part of the training images that is held out for validation where the data set has no such split.
     """
 
@@ -44,8 +58,13 @@ class ImageData(LabelledData):
         self,
         root: str | None = None,
         format: str = "auto",
+        embedded: Literal["digits", "world-shapes"] = "digits",
+        world: Mapping[str, Any] | None = None,
         size: int = 32,
+        fit: Fit = "squash",
         channels: int = 3,
+        augment: Augment = "none",
+        train_share: float = 1.0,
         val_fraction: float = 0.15,
         batch_size: int = 128,
         workers: int = 0,
@@ -54,8 +73,11 @@ class ImageData(LabelledData):
         super().__init__(batch_size, workers, seed)
         if not 0 < val_fraction < 1:
             raise InputError(f"val_fraction must lie between 0 and 1, found {val_fraction}")
-        self.root, self.format = root, format
-        self._size, self.channels, self.val_fraction = size, channels, val_fraction
+        if not 0 < train_share <= 1:
+            raise InputError(f"train_share must lie above 0 and at most at 1, found {train_share}")
+        self.root, self.format, self.embedded, self._world = root, format, embedded, dict(world or {})
+        self._size, self.fit, self.channels = size, fit, channels
+        self.augment, self.train_share, self.val_fraction = augment, train_share, val_fraction
 
     @cached_property
     def sets(self) -> dict[str, ImageSet]:
@@ -67,16 +89,18 @@ class ImageData(LabelledData):
             found["train"], found["test"] = _divide(found["train"], 0.2, "test")
         if "val" not in found:
             found["train"], found["val"] = _divide(found["train"], self.val_fraction, "val")
+        if self.train_share < 1:
+            found["train"] = _divide(found["train"], self.train_share, "train")[1]
         return found
 
-    def use(self, size: int, channels: int) -> None:
+    def use(self, size: int, channels: int, fit: Fit = "squash") -> None:
         """Give images as a trained method expects them.
 
         Raises:
             InputError: the data set has images of another size or number of channels and cannot change them.
         """
-        if (size, channels) != (self._size, self.channels):
-            self._size, self.channels = size, channels
+        if (size, channels, fit) != (self._size, self.channels, self.fit):
+            self._size, self.channels, self.fit = size, channels, fit
             self.__dict__.pop("sets", None)
         if self.size != size:
             raise InputError(f"the data have images of {self.size} pixels, this checkpoint was trained on {size}")
@@ -107,7 +131,10 @@ class ImageData(LabelledData):
         return self.sets[self.check_split(split)].tensors()
 
     def dataset(self, split: str) -> "Indexed":
-        return Indexed(self.sets[self.check_split(split)])
+        images = self.sets[self.check_split(split)]
+        if split != "train" or self.augment == "none":
+            return Indexed(images)
+        return Indexed(uncut(images), training_transform(self.augment, self.size))
 
     def collate(self, samples: Sequence[tuple[Tensor, int, int]]) -> ImageBatch:
         images, labels, indices = zip(*samples, strict=True)
@@ -119,8 +146,19 @@ class ImageData(LabelledData):
 
     def describe(self) -> dict[str, Any]:
         sizes = {split: len(images) for split, images in self.sets.items()}
-        name = f"{Path(self.root).name} ({self._format()})" if self.root else "digits (UCI, scikit-learn)"
+        own = {"digits": "digits (UCI, scikit-learn)"}.get(self.embedded, self.embedded)
+        name = f"{Path(self.root).name} ({self._format()})" if self.root else own
         return {"name": name, "images": sizes, "classes": len(self.class_names), "size": self.size}
+
+    def _shapes(self, split: str) -> ImageSet:
+        """Rendered scenes, labelled by some of their factors."""
+        from ommatid.data.worlds.shapes import ShapeWorld, labels
+
+        settings = {"size": self._size, "seed": self.seed, **self._world}
+        factors = settings.pop("labels", ("shape", "texture"))
+        scenes = build(ShapeWorld, settings).split(split)
+        classes, names = labels(scenes.factors, tuple(factors))
+        return ImageSet(scenes.images, classes, tuple(names), (0.5,) * 3, (0.25,) * 3, split)
 
     def _check_channels(self, images: ImageSet) -> None:
         if (found := len(images[0][0])) != self.channels:
@@ -132,6 +170,8 @@ class ImageData(LabelledData):
         return detect_image_format(Path(str(self.root))) if self.format == "auto" else self.format
 
     def _reader(self) -> Callable[[str], ImageSet | None]:
+        if self.root is None and self.embedded == "world-shapes":
+            return self._shapes
         if self.root is None:
             return lambda split: None if split == "val" else digits(split, self._size, self.channels)
         root, format = Path(self.root), self._format()
@@ -142,7 +182,9 @@ class ImageData(LabelledData):
         if format not in FORMATS:
             raise unknown("image format", format, [*FORMATS, "torchvision:NAME"])
         if format == "folder":
-            return partial(_folder_split, root, self._size, self.channels)
+            return partial(_folder_split, root, self._size, self.channels, self.fit)
+        if format == "imagenet":
+            return partial(_imagenet_split, root, self._size, self.channels, self.fit)
         if format == "tiny-imagenet":
             return lambda split: None if split == "val" else tiny_imagenet(root, split, self._size, self.channels)
         read = {"cifar10": cifar10, "cifar100": cifar100}[format]
@@ -164,17 +206,17 @@ def guesses(train: Int[Tensor, "sample"], labels: Int[Tensor, "_"], classes: int
 
 
 class Indexed(Dataset[tuple[Tensor, int, int]]):
-    """An image set whose samples know their position."""
+    """An image set whose samples know their position, and may be changed at random."""
 
-    def __init__(self, images: ImageSet) -> None:
-        self.images = images
+    def __init__(self, images: ImageSet, transform: Callable[[Tensor], Tensor] | None = None) -> None:
+        self.images, self.transform, self.draws = images, transform, transform is not None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
         image, label = self.images[index]
-        return image, label, index
+        return image if self.transform is None else self.transform(image), label, index
 
 
 def detect_image_format(root: Path) -> str:
@@ -187,14 +229,30 @@ def detect_image_format(root: Path) -> str:
     for format, names in marks.items():
         if any((root / name).exists() for name in names):
             return format
-    return "folder"
+    first = next((path.name for path in sorted(root.glob("train/*")) if path.is_dir()), "")
+    return "imagenet" if WNID.fullmatch(first) and (root / "val").is_dir() else "folder"
 
 
-def _folder_split(root: Path, size: int, channels: int, split: str) -> ImageSet | None:
+def uncut(images: ImageSet) -> ImageSet:
+    """The same set with files in full size, for transforms that choose the part they show."""
+    if isinstance(images.images, Tensor):
+        return images
+    files = type(images.images)(images.images.paths, images.images.channels)
+    return replace(images, images=files)
+
+
+def _folder_split(root: Path, size: int, channels: int, fit: Fit, split: str) -> ImageSet | None:
     has_splits = (root / "train").is_dir()
     if has_splits:
-        return image_folder(root, split, size, channels) if (root / split).is_dir() else None
-    return image_folder(root, None, size, channels) if split == "train" else None
+        return image_folder(root, split, size, channels, fit) if (root / split).is_dir() else None
+    return image_folder(root, None, size, channels, fit) if split == "train" else None
+
+
+def _imagenet_split(root: Path, size: int, channels: int, fit: Fit, split: str) -> ImageSet | None:
+    """The labelled validation part is what is tested, and another one is cut from training."""
+    if split == "val":
+        return None
+    return image_folder(root, "train" if split == "train" else "val", size, channels, fit)
 
 
 def _torchvision_set(root: Path, name: str, split: str) -> ImageSet | None:
@@ -241,5 +299,6 @@ def _part(images: ImageSet, chosen: np.ndarray, split: str) -> ImageSet:
         return ImageSet(
             images.images[torch.from_numpy(chosen)], labels, images.class_names, images.mean, images.std, split
         )
-    files = type(images.images)([images.images.paths[i] for i in chosen], images.images.channels, images.images.size)
+    given = images.images
+    files = type(given)([given.paths[i] for i in chosen], given.channels, given.size, given.fit)
     return ImageSet(files, labels, images.class_names, images.mean, images.std, split)

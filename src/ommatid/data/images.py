@@ -17,7 +17,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,6 +31,10 @@ from ommatid.errors import InputError, unknown
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 SPLITS = ("train", "val", "test")
+Fit = Literal["squash", "crop"]
+"""How an image comes to its size: both sides resized, or the middle of it after the shorter side was resized a little
+larger (256 for 224), as ImageNet's networks are tested."""
+MARGIN = 256 / 224
 Constants = tuple[tuple[float, ...], tuple[float, ...]]
 CIFAR10: Constants = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 CIFAR100: Constants = ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
@@ -41,16 +45,19 @@ IMAGENET: Constants = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 class ImageFiles:
     """Image files that are decoded when asked for, as bytes (channel, height, width)."""
 
-    def __init__(self, paths: Sequence[Path], channels: int = 3, size: int | tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, paths: Sequence[Path], channels: int = 3, size: int | tuple[int, int] | None = None, fit: Fit = "squash"
+    ) -> None:
         self.paths = paths
         self.channels = channels
         self.size = size
+        self.fit = fit
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> UInt8[Tensor, "channel height width"]:
-        return read_image(self.paths[index], self.channels, self.size)
+        return read_image(self.paths[index], self.channels, self.size, self.fit)
 
 
 @dataclass(eq=False)
@@ -177,7 +184,11 @@ def tiny_imagenet(
 
 
 def image_folder(
-    root: str | Path, split: str | None = None, size: int | tuple[int, int] | None = None, channels: int = 3
+    root: str | Path,
+    split: str | None = None,
+    size: int | tuple[int, int] | None = None,
+    channels: int = 3,
+    fit: Fit = "squash",
 ) -> ImageSet:
     """Images in one folder per class, read with Pillow when asked for; grey, palette and alpha are converted.
 
@@ -186,6 +197,7 @@ def image_folder(
             of different classes (few-shot sets) open `root/test` itself, without a split.
         size: height and width, or one number for both, that every image is resized to; without it images keep theirs.
         channels: 3 for colour, 1 for grey.
+        fit: how images come to that size.
 
     Raises:
         InputError: the folder is missing, empty or of another layout, a file is no image, or a class is not one of
@@ -206,11 +218,11 @@ def image_folder(
         if path.name not in names:
             raise InputError(f"{path}: found a class that is none of the {len(names)} classes of {root / 'train'}")
     found = [(image, names.index(path.name)) for path in folders for image in images_in(path)]
-    return of_files(found, names, IMAGENET, split, size, channels)
+    return of_files(found, names, IMAGENET, split, size, channels, fit)
 
 
 def read_image(
-    path: str | Path, channels: int = 3, size: int | tuple[int, int] | None = None
+    path: str | Path, channels: int = 3, size: int | tuple[int, int] | None = None, fit: Fit = "squash"
 ) -> UInt8[Tensor, "channel height width"]:
     """One image file as bytes, upright, in colour (3 channels) or grey (1), resized if a size is given.
 
@@ -220,7 +232,7 @@ def read_image(
     _grey_or_colour(channels)
     try:
         with Image.open(path) as file:
-            return _upright_pixels(file, channels, size)
+            return _upright_pixels(file, channels, size, fit)
     except FileNotFoundError as error:
         raise InputError(f"{path}: found no such file, expected an image") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -258,14 +270,26 @@ def _grey_or_colour(channels: int) -> None:
 
 
 def _upright_pixels(
-    file: Image.Image, channels: int, size: int | tuple[int, int] | None
+    file: Image.Image, channels: int, size: int | tuple[int, int] | None, fit: Fit = "squash"
 ) -> UInt8[Tensor, "channel height width"]:
     image = _eight_bits(ImageOps.exif_transpose(file)).convert("RGB" if channels == 3 else "L")
     if size is not None:
         height, width = (size, size) if isinstance(size, int) else size
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
+        image = (
+            image.resize((width, height), Image.Resampling.BILINEAR)
+            if fit == "squash"
+            else _cropped(image, width, height)
+        )
     pixels = torch.from_numpy(np.array(image, dtype=np.uint8))
     return pixels.reshape(image.height, image.width, channels).permute(2, 0, 1).contiguous()
+
+
+def _cropped(image: Image.Image, width: int, height: int) -> Image.Image:
+    """The middle of an image, one eighth less than what the size could show of it."""
+    scale = MARGIN * max(width / image.width, height / image.height)
+    sides = max(round(scale * image.width), width), max(round(scale * image.height), height)
+    left, top = (sides[0] - width) // 2, (sides[1] - height) // 2
+    return image.resize(sides, Image.Resampling.BICUBIC).crop((left, top, left + width, top + height))
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -286,9 +310,10 @@ def of_files(
     split: str | None,
     size: int | tuple[int, int] | None,
     channels: int,
+    fit: Fit = "squash",
 ) -> ImageSet:
     mean, std = constants if channels == 3 else ((sum(each) / 3,) for each in constants)
-    images = ImageFiles([path for path, _ in found], channels, size)
+    images = ImageFiles([path for path, _ in found], channels, size, fit)
     return ImageSet(images, torch.tensor([label for _, label in found]), names, mean, std, split)
 
 

@@ -1,6 +1,6 @@
 """The data side of training: splits, loaders, and an order of samples that depends on the seed alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -73,9 +73,10 @@ class DataModule(LightningDataModule):
         dataset = self.dataset(self.check_split(split))
         trainer = self.trainer
         replicas, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
-        sampler = EpochSampler(dataset, replicas, rank, shuffle=shuffle, seed=self.seed)
+        random = getattr(dataset, "draws", False)
+        sampler = EpochSampler(dataset, replicas, rank, shuffle=shuffle, seed=self.seed, with_epoch=random)
         return DataLoader(
-            dataset,
+            SeededSamples(dataset, self.seed) if random else dataset,
             batch_size=self.batch_size,
             sampler=sampler,
             collate_fn=_Collate(self.collate),
@@ -91,19 +92,49 @@ class EpochSampler(DistributedSampler[Any]):
     """The order of the samples, and the seeds of the loader's workers, as a function of seed and epoch.
 
     torch's sampler for several processes serves on one too: whatever was drawn before does not matter to it.
+
+    Args:
+        with_epoch: add the epoch, times the number of samples, to every index, for `SeededSamples`.
     """
 
-    def __init__(self, dataset: Dataset[Any], replicas: int, rank: int, shuffle: bool, seed: int) -> None:
+    def __init__(
+        self, dataset: Dataset[Any], replicas: int, rank: int, shuffle: bool, seed: int, with_epoch: bool = False
+    ) -> None:
         super().__init__(dataset, replicas, rank, shuffle=shuffle, seed=seed)
         self.generator = torch.Generator()
+        self.with_epoch = with_epoch
+
+    def __iter__(self) -> Iterator[int]:
+        offset = self.epoch * len(self.dataset) if self.with_epoch else 0  # type: ignore[arg-type]
+        return (offset + index for index in super().__iter__())
 
     def set_epoch(self, epoch: int) -> None:
         super().set_epoch(epoch)
         self.generator.manual_seed(epoch_seed(self.seed, epoch, self.rank))
 
 
+class SeededSamples(Dataset[Any]):
+    """Samples that draw at random (a crop, a moment of a video), each a function of seed, epoch and index alone.
+
+    So a resumed training sees what an uninterrupted one does, whatever was fetched before, and in which process. A data
+    set asks for it by an attribute `draws` that is True; it draws from torch's global generator.
+    """
+
+    def __init__(self, dataset: Dataset[Any], seed: int) -> None:
+        self.dataset, self.seed = dataset, seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, number: int) -> Any:
+        epoch, index = divmod(number, len(self))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(epoch_seed(self.seed, epoch, index))
+            return self.dataset[index]
+
+
 def epoch_seed(seed: int, epoch: int, rank: int) -> int:
-    """One seed for everything that a process draws in an epoch.
+    """One seed for everything that a process, or a sample, draws in an epoch.
 
     Examples:
         >>> epoch_seed(0, 1, 0) != epoch_seed(0, 1, 1) != epoch_seed(1, 0, 0)

@@ -145,7 +145,7 @@ class VideoClips(Dataset[ClipSample]):
     """Videos that are decoded when asked for: one random clip, or all test views."""
 
     def __init__(self, records: Sequence[ClipRecord], sampling: Sampling, at_random: bool) -> None:
-        self.records, self.sampling, self.at_random = records, sampling, at_random
+        self.records, self.sampling, self.draws = records, sampling, at_random
 
     def __len__(self) -> int:
         return len(self.records)
@@ -153,8 +153,7 @@ class VideoClips(Dataset[ClipSample]):
     def __getitem__(self, index: int) -> ClipSample:
         record, sampling = self.records[index], self.sampling
         frames = record.frames or count_frames(record.path)
-        if self.at_random:
-            # Loader workers are seeded by epoch; what they draw is no one else's.
+        if self.draws:
             indices = sampling.random_indices(frames, torch.default_generator)
             clip = read_frames(record.path, indices, sampling.resized)
             return sampling.random_view(clip, torch.default_generator), record.label, index

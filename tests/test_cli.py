@@ -513,8 +513,9 @@ def test_comparison_as_json_and_as_a_page(ask, ask_json, made_up, tmp_path):
     assert {processes for _, processes in made_up} == {2}
     assert all(job.trainer["max_epochs"] == 1 for job, _ in made_up)
     count = len(made_up)
-    code, out, _ = ask("compare", "transfer", "--methods", "cmi", "--seeds", 2, "--trainer.max_epochs", 1)
+    code, out, told = ask("compare", "transfer", "--methods", "cmi", "--seeds", 2, "--trainer.max_epochs", 1)
     assert code == 0
+    assert told.splitlines() == ["cmi: seed 0: kept from before", "cmi: seed 1: kept from before"]
     assert len(made_up) == count
     assert "cmi" in out
     assert next((tmp_path / "runs" / "compare").glob("*.html")).is_file()

@@ -231,6 +231,7 @@ def compare(
     cluster: str | None = None,
     folder: str | Path = "runs/compare",
     shown: int = 6,
+    on_done: Any = None,
 ) -> dict[str, Any]:
     """Train the methods of a field (or the named ones) on the same data, budget and seeds; one record with all numbers.
 
@@ -240,6 +241,7 @@ def compare(
         data, trainer: of all methods alike; on embedded data they lie above what the field compares its methods on.
         model: of every method that has such an argument.
         shown: for how many test samples predictions are kept and drawn.
+        on_done: told of every finished training: name of the method, job, outcome, and whether it was kept from before.
 
     Returns:
         What `folder/comparison.json` holds: `data`, `methods` (name -> metrics and costs, one value a seed),
@@ -264,7 +266,9 @@ def compare(
         name: [_shown_job(name, config, number, shown if number == 0 else 0) for number in range(seeds)]
         for name, config in plans.items()
     }
-    outcomes = run_jobs([job for group in jobs.values() for job in group], Path(folder), processes, cluster)
+    names = {job.key: name for name, group in jobs.items() for job in group}
+    told = None if on_done is None else (lambda job, *rest: on_done(names[job.key], job, *rest))
+    outcomes = run_jobs([job for group in jobs.values() for job in group], Path(folder), processes, cluster, told)
     methods = {name: [outcomes[job.key] for job in group] for name, group in jobs.items()}
     examples = {name: group[0].examples for name, group in methods.items()}
     pictures = method_class(next(iter(plans))).draw_examples(examples, Path(folder) / "examples")

@@ -62,4 +62,6 @@ def comparison_record() -> dict[str, Any]:
         "left_out": {"third": "learns from videos, these data are images"},
         "examples": {"cmi": [], "other": []},
         "pictures": [],
+        "plans": {"cmi": {"data": {"size": 16}}, "other": {"data": {"size": 16}}},
+        "environment": {"ommatid": "0.1.0"},
     }

@@ -170,6 +170,7 @@ def _compare(arguments: Arguments) -> None:
         processes=arguments.jobs,
         cluster=arguments.cluster,
         folder=arguments.out,
+        on_done=None if arguments.json else _trained_line,
     )
     if arguments.json:
         _print_json(record)
@@ -220,6 +221,11 @@ def _claim(arguments: Arguments) -> None:
         console().print(record["statement"])
         console().print(claim_table(record))
         console().print(effect_table(record))
+
+
+def _trained_line(method: str, job: Any, outcome: Any, kept: bool) -> None:
+    how = "kept from before" if kept else f"{outcome.seconds:.1f} s"
+    print(f"{method}: seed {job.seed}: {how}", file=sys.stderr)  # noqa: T201
 
 
 def _job_line(stage: str, job: Any, outcome: Any, kept: bool) -> None:

@@ -90,6 +90,35 @@ def test_moving_squares_are_written_and_check_clean(format, tmp_path, capsys, mo
         datasets.make(ask(name="world-motion", out=str(tmp_path / "zip"), format="zip"))
 
 
+@pytest.mark.parametrize("format", ["csv", "coco", "nus-wide"])
+def test_objects_with_labels_are_written_and_check_clean(format, tmp_path, capsys, monkeypatch):
+    from ommatid.data.worlds import labels
+
+    small = labels.LabelWorld(train=12, val=6, test=6)
+    monkeypatch.setattr(labels, "LabelWorld", lambda seed: small)
+    root = tmp_path / "objects"
+    assert datasets.make(ask(name="world-labels", out=str(root), format=format)) == 0
+    capsys.readouterr()
+    code, found = checked(capsys, root)
+    assert (code, found["format"], found["faults"]) == (0, format, 0)
+    assert found["splits"]["train"]["labels"] == 16
+    broken = next(path for path in root.rglob("*") if path.suffix in (".png", ".jpg"))
+    broken.write_bytes(b"no picture")
+    code, found = checked(capsys, root)
+    assert (code, found["faults"]) == (1, 1)
+
+
+def test_rendered_shapes_become_a_folder_of_images_that_checks_clean(tmp_path, capsys, monkeypatch):
+    from ommatid.data.worlds import shapes
+
+    small = shapes.ShapeWorld(train=400, val=64, test=64)
+    monkeypatch.setattr(shapes, "ShapeWorld", lambda seed: small)
+    assert datasets.make(ask(name="world-shapes", out=str(tmp_path / "shapes"))) == 0
+    capsys.readouterr()
+    code, found = checked(capsys, tmp_path / "shapes", "folder")
+    assert (code, found["splits"]["train"]) == (0, {"images": 400})
+
+
 def test_every_broken_video_is_reported(tmp_path, capsys):
     from ommatid.data.worlds.motion import MotionWorld
 

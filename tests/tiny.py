@@ -48,6 +48,11 @@ TINY: dict[str, dict[str, dict[str, Any]]] = {
         "data": {"batch_size": 12, "world": {"train": 48, "val": 12, "test": 24}},
         "trainer": {"max_epochs": 1, "max_steps": -1},
     },
+    "order-free-rnn": {
+        "model": {"hidden_dim": 16, "attention_dim": 8},
+        "data": {"batch_size": 16, "world": {"train": 64, "val": 16, "test": 16}},
+        "trainer": {"max_epochs": 1, "max_steps": -1},
+    },
     "viga": {"model": {"hidden_dim": 16}, **STANDARD},
     "visa": {"model": {"hidden_dim": 16, "key_dim": 8}, **GROUNDING},
     "visformer": {

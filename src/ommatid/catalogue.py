@@ -162,6 +162,18 @@ CATALOGUE = (
         year=2021,
     ),
     Entry(
+        name="order-free-rnn",
+        title="Order-Free RNN with Visual Attention for Multi-Label Classification",
+        field="recognition",
+        target="ommatid.recognition.order_free_rnn:OrderFreeRNN",
+        embedded="world-labels",
+        summary="Name all that an image shows, one label after another, in an order that the network chooses itself.",
+        arxiv="1707.05495",
+        authors="Chen, S.-F. and Chen, Y.-C. and Yeh, C.-K. and Wang, Y.-C. F.",
+        venue="AAAI",
+        year=2018,
+    ),
+    Entry(
         name="ssrn",
         title="Rethinking the Video Sampling and Reasoning Strategies for Temporal Sentence Grounding",
         field="grounding",

@@ -11,6 +11,8 @@ from ommatid.classification.data import ImageData, detect_image_format
 from ommatid.data.clip_lists import CLIP_FORMATS, ClipList, clip_splits, detect_clip_format, open_clips
 from ommatid.data.clips import count_frames
 from ommatid.data.features import save_array
+from ommatid.data.images import read_image
+from ommatid.data.label_lists import LABEL_FORMATS, detect_label_format, label_splits, open_labels
 from ommatid.data.sentences import ENCODERS, SentenceEncoder
 from ommatid.data.video import SUFFIXES as VIDEO_SUFFIXES
 from ommatid.data.video import Extractor
@@ -28,6 +30,8 @@ def make(arguments: Namespace) -> int:
     makers: dict[str, Callable[[Namespace], dict[str, Any]]] = {
         "world-grounding": _make_world,
         "world-motion": _make_motion,
+        "world-labels": _make_labels,
+        "world-shapes": _make_shapes,
         "digits": _make_digits,
     }
     if arguments.name not in makers:
@@ -51,6 +55,18 @@ def _make_motion(arguments: Namespace) -> dict[str, Any]:
     from ommatid.data.worlds.motion import MotionWorld
 
     return {"counts": MotionWorld(seed=arguments.seed).write(arguments.out, arguments.format or "list")}
+
+
+def _make_labels(arguments: Namespace) -> dict[str, Any]:
+    from ommatid.data.worlds.labels import LabelWorld
+
+    return {"counts": LabelWorld(seed=arguments.seed).write(arguments.out, arguments.format or "csv")}
+
+
+def _make_shapes(arguments: Namespace) -> dict[str, Any]:
+    from ommatid.data.worlds.shapes import ShapeWorld
+
+    return {"counts": ShapeWorld(seed=arguments.seed).write(arguments.out, arguments.format or "folder")}
 
 
 def _make_digits(arguments: Namespace) -> dict[str, Any]:
@@ -106,6 +122,7 @@ def _kinds_of_data() -> dict[str, tuple[Callable[[Path, str], Iterator[Fault]], 
         **dict.fromkeys(IMAGE_FORMATS, (_image_faults, _image_splits)),
         "emotion": (_emotion_faults, _emotion_splits),
         "clips": (_clip_faults, _clip_splits),
+        **dict.fromkeys(LABEL_FORMATS, (_label_faults, _label_splits)),
     }
 
 
@@ -117,9 +134,19 @@ def _detect(root: Path) -> str:
     except InputError:
         if _holds_clips(root):
             return "clips"
+        if (format := _label_format(root)) is not None:
+            return format
         if detect_image_format(root) == "folder" and not any(path.is_dir() for path in root.iterdir()):
             raise
         return detect_image_format(root)
+
+
+def _label_format(root: Path) -> str | None:
+    """The format of images with several labels, where their lists lie in the folder."""
+    try:
+        return detect_label_format(root)
+    except InputError:
+        return None
 
 
 def _holds_clips(root: Path) -> bool:
@@ -188,6 +215,26 @@ def _image_faults(root: Path, format: str) -> Iterator[Fault]:
 def _image_splits(root: Path, format: str) -> dict[str, Any]:
     sets = ImageData(str(root), format).sets
     return {split: {"images": len(images)} for split, images in sets.items()}
+
+
+def _label_faults(root: Path, format: str) -> Iterator[Fault]:
+    """Lists are read, and every image is decoded once."""
+    try:
+        lists = {split: open_labels(root, split, format) for split in label_splits(root, format)}
+    except InputError as error:
+        yield Fault(str(root), "data set", str(error), f"a data set of the format {format}")
+        return
+    for split, images in lists.items():
+        for path in images.paths:
+            try:
+                read_image(path)
+            except InputError as error:
+                yield Fault(str(root), f"{split} image {path.name}", str(error), "a readable image")
+
+
+def _label_splits(root: Path, format: str) -> dict[str, Any]:
+    lists = {split: open_labels(root, split, format) for split in label_splits(root, format)}
+    return {split: {"images": len(images), "labels": len(images.class_names)} for split, images in lists.items()}
 
 
 def _clip_faults(root: Path, format: str) -> Iterator[Fault]:

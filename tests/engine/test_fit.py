@@ -162,6 +162,34 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(tmp_path, kind, settings):
         assert equal(kind.load(getattr(run, name)), kind.load(other / f"{name}.safetensors"))
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings"), [(Toy, {}), (Toy, {"recipe": AVERAGED}), (Adversaries, {})], ids=["plain", "average", "two"]
+)
+def test_a_run_killed_before_its_last_weights_were_written_ends_like_any_other(run, kind, settings):
+    whole = make(kind, **settings)
+    fit(whole, PointData(), run, {"max_epochs": 2})
+    last = kind.load(run.last)
+    run.last.unlink()
+    again = make(kind, **settings)
+    fit(again, PointData(), run, {"max_epochs": 2}, resume=True)
+    assert equal(kind.load(run.last), last)
+    assert equal(again, whole)
+
+
+def test_what_the_trained_weights_decide_is_settled_once_and_kept(run):
+    class Settling(Toy):
+        times = 0
+
+        def settle(self):
+            type(self).times += 1
+            with torch.no_grad():
+                self.line.weight.fill_(7.0)
+
+    fit(make(Settling), PointData(), run, {"max_epochs": 2})
+    assert Settling.times == 1
+    assert (Settling.load(run.last).line.weight == 7).all()
+
+
 def test_what_an_epoch_draws_depends_on_seed_and_epoch_alone():
     first, second, other = make(), make(), make()
     fit(first, PointData(seed=1), None, {"max_epochs": 2})

@@ -91,6 +91,18 @@ class KeepCheckpoints(CheckpointCallback):
             write_checkpoint(path, checkpoint)
 
 
+class Settled(Callback):
+    """After the last update a method settles what only its trained weights decide; the last checkpoint holds it."""
+
+    def __init__(self) -> None:
+        self.done = False
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, Method)
+        pl_module.settle()
+        self.done = True
+
+
 class EpochSeed(Callback):
     """What is drawn in an epoch depends on the seed, the epoch and the process only, not on what was drawn before.
 
@@ -140,6 +152,12 @@ def fit(
         lightning.fit(
             module, **_loaders(method, data, lightning), ckpt_path=state, weights_only=True if state else None
         )
+    callbacks: list[Callback] = lightning.callbacks  # type: ignore[attr-defined]
+    if state and not any(isinstance(each, Settled) and each.done for each in callbacks):
+        # Killed after the last epoch was kept and before its weights were: there was nothing left to train.
+        for callback in callbacks:
+            if isinstance(callback, AveragedWeights | Settled | KeepCheckpoints):
+                callback.on_train_end(lightning, method)
     if run is not None and lightning.is_global_zero:
         run.draw_curves()
         method.draw_training(run.path)
@@ -175,6 +193,7 @@ def make_trainer(
     callbacks: list[Callback] = [EpochSeed(seed)]
     if averaged is not None:
         callbacks.append(averaged)
+    callbacks.append(Settled())
     if progress:
         callbacks.append(TrainingProgress())
     if run is not None:

@@ -93,6 +93,9 @@ class Method(LightningModule):
     def align(self, data: DataModule) -> None:
         """Before evaluation: make the data speak this trained method's language (its vocabulary, its class order)."""
 
+    def settle(self) -> None:
+        """After the last update, before the last checkpoint: what only trained weights decide, such as a threshold."""
+
     def training_loader(self) -> DataLoader[Any] | None:
         """Its own training batches, for a method that learns from no data set; None takes the data module's."""
         return None

@@ -40,3 +40,35 @@ def draw_clip(
         kind = path.suffix.lstrip(".") or "png"
         write_aside(path, lambda aside: figure.savefig(aside, format=kind, dpi=140))
     return figure
+
+
+def draw_labels(
+    image: Float[Tensor, "3 height width"],
+    labels: Sequence[tuple[str, float]],
+    attention: Float[Tensor, "label rows columns"] | None = None,
+    path: Path | None = None,
+) -> Figure:
+    """An image once for every label, lit where the method looked when it named it; once alone without attention.
+
+    Examples:
+        >>> figure = draw_labels(torch.rand(3, 16, 16), [("cat", 0.9), ("sofa", 0.6)], torch.rand(2, 4, 4))
+        >>> [axis.get_title() for axis in figure.axes]
+        ['1. cat 0.90', '2. sofa 0.60']
+    """
+    titles = [f"{place}. {name} {value:.2f}" for place, (name, value) in enumerate(labels, start=1)]
+    if attention is None or not titles:
+        titles, attention = ["\n".join(titles) or "no label"], None
+    figure = Figure(figsize=(2.4 * len(titles), 2.8), layout="constrained")
+    picture = image.float().cpu().clamp(0, 1).permute(1, 2, 0).numpy()
+    for place, (axis, title) in enumerate(zip(figure.subplots(1, len(titles), squeeze=False)[0], titles, strict=True)):
+        axis.imshow(picture, interpolation="nearest")
+        axis.set_title(title, fontsize=9)
+        axis.set_axis_off()
+        if attention is not None:
+            light = attention[place].float().cpu()[None, None]
+            shade = torch.nn.functional.interpolate(light, image.shape[1:], mode="bilinear")[0, 0]
+            axis.imshow(1 - shade / shade.max().clamp(min=1e-6), cmap="gray_r", alpha=0.55, vmin=0, vmax=1)
+    if path is not None:
+        kind = path.suffix.lstrip(".") or "png"
+        write_aside(path, lambda aside: figure.savefig(aside, format=kind, dpi=140))
+    return figure

@@ -322,13 +322,15 @@ def _labels_of(scenes: LabelScenes) -> list[list[int]]:
 
 
 def _write_csv(root: Path, split: str, scenes: LabelScenes) -> None:
-    """`images/<split>_000001.png` and `<split>.csv` with rows `file,label;label`."""
+    """`images/<split>_000001.png`, `<split>.csv` with rows `file,label;label`, and `classes.txt`."""
     lines = ["file,labels"]
     for number, (image, labels) in enumerate(zip(_pictures(scenes), _labels_of(scenes), strict=True), start=1):
         name = f"images/{split}_{number:06d}.png"
         _save(image, root / name)
         lines.append(f"{name},{';'.join(CLASSES[label] for label in labels)}")
     (root / f"{split}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    # A small split may lack a class.
+    (root / "classes.txt").write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
 
 
 def _write_coco(root: Path, split: str, scenes: LabelScenes) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -20,12 +21,17 @@ def draw_classification(
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.2])
     left.imshow(_picture(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     left.set_axis_off()
+    draw_bars(right, classes)
+    return save_figure(figure, path)
+
+
+def draw_bars(axis: Axes, classes: Sequence[tuple[str, float]]) -> None:
+    """Probabilities of classes as bars, the first one on top."""
     names, values = zip(*reversed(classes), strict=True)
-    right.barh(names, values, color="#0072b2")
-    right.set(xlim=(0, 1), xlabel="probability")
+    axis.barh(names, values, color="#0072b2")
+    axis.set(xlim=(0, 1), xlabel="probability")
     for row, value in enumerate(values):
-        right.text(min(value + 0.02, 0.86), row, f"{value:.2f}", va="center", fontsize=9)
-    return _save(figure, path)
+        axis.text(min(value + 0.02, 0.86), row, f"{value:.2f}", va="center", fontsize=9)
 
 
 def draw_sheet(
@@ -46,7 +52,7 @@ def draw_sheet(
         if captions:
             axes[position].set_title(captions[position], fontsize=6, pad=1)
     figure.suptitle(title, fontsize=10)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _picture(image: Tensor) -> np.ndarray:
@@ -54,7 +60,8 @@ def _picture(image: Tensor) -> np.ndarray:
     return array[..., 0] if array.shape[2] == 1 else array
 
 
-def _save(figure: Figure, path: Path | None) -> Figure:
+def save_figure(figure: Figure, path: Path | None) -> Figure:
+    """Write a picture in the format of its ending, where there is a path; nothing is left half-written."""
     if path is not None:
         kind = path.suffix.lstrip(".") or "png"
         write_aside(path, lambda aside: figure.savefig(aside, format=kind, dpi=140))

@@ -1,4 +1,4 @@
-"""A classified clip as a picture: its frames in a strip, below them its most probable classes."""
+"""Pictures of the field: a clip above its most probable classes, and where a method looked for each label."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ommatid.engine.checkpoint import write_aside
+from ommatid.classification.draw import draw_bars, save_figure
 
 MOST_FRAMES = 8
 
@@ -30,16 +30,8 @@ def draw_clip(
         strip = figure.add_subplot(grid[0, place])
         strip.imshow(frame.float().cpu().clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
         strip.set_axis_off()
-    axis = figure.add_subplot(grid[1, :])
-    names, values = zip(*reversed(classes), strict=True)
-    axis.barh(names, values, color="#0072b2")
-    axis.set(xlim=(0, 1), xlabel="probability")
-    for row, value in enumerate(values):
-        axis.text(min(value + 0.02, 0.93), row, f"{value:.2f}", va="center", fontsize=9)
-    if path is not None:
-        kind = path.suffix.lstrip(".") or "png"
-        write_aside(path, lambda aside: figure.savefig(aside, format=kind, dpi=140))
-    return figure
+    draw_bars(figure.add_subplot(grid[1, :]), classes)
+    return save_figure(figure, path)
 
 
 def draw_labels(
@@ -68,7 +60,4 @@ def draw_labels(
             light = attention[place].float().cpu()[None, None]
             shade = torch.nn.functional.interpolate(light, image.shape[1:], mode="bilinear")[0, 0]
             axis.imshow(1 - shade / shade.max().clamp(min=1e-6), cmap="gray_r", alpha=0.55, vmin=0, vmax=1)
-    if path is not None:
-        kind = path.suffix.lstrip(".") or "png"
-        write_aside(path, lambda aside: figure.savefig(aside, format=kind, dpi=140))
-    return figure
+    return save_figure(figure, path)

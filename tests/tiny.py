@@ -44,19 +44,30 @@ TINY: dict[str, dict[str, dict[str, Any]]] = {
     "ssrn": {"model": {"hidden_dim": 16, "siamese": 2}, **GROUNDING},
     "mgsl-net": {"model": {"hidden_dim": 16, "video_dim": 16, "memory_slots": 8}, **GROUNDING},
     "mvfnet": {
-        "model": {},
+        "model": {"num_classes": 12, "backbone": "small", "stages": 4, "alpha": 0.5},
         "data": {"batch_size": 12, "world": {"train": 48, "val": 12, "test": 24}},
         "trainer": {"max_epochs": 1, "max_steps": -1},
     },
     "order-free-rnn": {
-        "model": {"hidden_dim": 16, "attention_dim": 8},
+        "model": {"num_labels": 16, "image_size": 48, "backbone": "small", "hidden_dim": 16, "attention_dim": 8},
         "data": {"batch_size": 16, "world": {"train": 64, "val": 16, "test": 16}},
         "trainer": {"max_epochs": 1, "max_steps": -1},
     },
     "viga": {"model": {"hidden_dim": 16}, **STANDARD},
     "visa": {"model": {"hidden_dim": 16, "key_dim": 8}, **GROUNDING},
     "visformer": {
-        "model": {},
+        "model": {
+            "num_classes": 32,
+            "image_size": 32,
+            "network": "plain",
+            "settings": {
+                "stem_channels": 8,
+                "embed_dim": 32,
+                "depths": [1, 1, 1],
+                "patch_strides": [2, 2, 2],
+                "num_heads": 4,
+            },
+        },
         "data": {"batch_size": 8, "world": {"train": 48, "val": 16, "test": 24}},
         "trainer": {"max_epochs": 1, "max_steps": -1},
     },

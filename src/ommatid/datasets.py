@@ -15,7 +15,6 @@ from ommatid.data.images import read_image
 from ommatid.data.label_lists import LABEL_FORMATS, detect_label_format, label_splits, open_labels
 from ommatid.data.sentences import ENCODERS, SentenceEncoder
 from ommatid.data.video import SUFFIXES as VIDEO_SUFFIXES
-from ommatid.data.video import Extractor
 from ommatid.engine.checkpoint import write_aside
 from ommatid.engine.settings import json_text, to_plain
 from ommatid.errors import InputError, unknown
@@ -264,6 +263,8 @@ def _clip_lists(root: Path) -> dict[str, ClipList]:
 def features(arguments: Namespace) -> int:
     """Clip features of every video of a folder, one .npy each; videos whose features exist are left out."""
     import numpy as np
+
+    from ommatid.data.video import Extractor
 
     source, out = Path(arguments.videos), Path(arguments.out)
     if not source.exists():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import tiny
 from engine.toy import DIM, Toy
 from ommatid import api, catalogue
 from ommatid.engine import export
@@ -16,6 +17,7 @@ TINY = {
     "cmi": {"teacher": "digits_cnn", "student": "digits_cnn", "image_size": 16, "generator_channels": 8},
     "mgsl-net": {"feature_dim": 6, "word_dim": 5, "vocabulary_size": 9, "hidden_dim": 8, "video_dim": 8},
 }
+TINY |= {name: tiny.TINY[name]["model"] for name in catalogue.names("recognition")}
 METHODS = catalogue.names()
 
 
@@ -26,13 +28,13 @@ class Exported(Toy):
         return self.line, (torch.rand(4, DIM, generator=torch.Generator().manual_seed(0)),), ("inputs",), ("value",)
 
 
-def tiny(name: str):
+def made(name: str):
     return api.create(name, **TINY.get(name, {})).eval()
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_torch_program_gives_the_numbers_of_the_method(name, tmp_path):
-    method, path = tiny(name), tmp_path / "method.pt2"
+    method, path = made(name), tmp_path / "method.pt2"
     assert export_method(method, path, "torch") <= TOLERANCE
     network, inputs, _, names = method.exportable()
     with torch.no_grad():
@@ -46,7 +48,7 @@ def test_torch_program_gives_the_numbers_of_the_method(name, tmp_path):
 @pytest.mark.parametrize("name", METHODS)
 def test_onnx_program_gives_the_numbers_of_the_method(name, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX is not installed: pip install 'ommatid[export]'")
-    method, path = tiny(name), tmp_path / "method.onnx"
+    method, path = made(name), tmp_path / "method.onnx"
     assert export_method(method, path, "onnx") <= TOLERANCE
     network, inputs, input_names, output_names = method.exportable()
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

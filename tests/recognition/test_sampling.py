@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from ommatid.data.images import unit_interval
 from ommatid.errors import InputError
-from ommatid.recognition.sampling import Sampling, unit_interval
+from ommatid.recognition.sampling import Sampling
 
 
 def generator():

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from ommatid.classification.classifier import Classifier, top_hits
 from ommatid.data.clips import count_frames
+from ommatid.data.images import unit_interval
 from ommatid.engine.data import DataModule
 from ommatid.engine.settings import build
 from ommatid.recognition.clip_data import ClipData, test_views
-from ommatid.recognition.sampling import Sampling, unit_interval
+from ommatid.recognition.sampling import Sampling
 from ommatid.recognition.task import ClipBatch, ClipClassification
 
 

@@ -13,10 +13,11 @@ from torch.utils.data import Dataset
 from ommatid.classification.data import LabelledData, guesses
 from ommatid.data.clip_lists import ClipList, ClipRecord, clip_splits, detect_clip_format, open_clips
 from ommatid.data.clips import count_frames, read_frames
+from ommatid.data.images import unit_interval
 from ommatid.data.worlds.motion import CLASSES, MotionWorld
 from ommatid.engine.settings import build
 from ommatid.errors import InputError
-from ommatid.recognition.sampling import Sampling, unit_interval
+from ommatid.recognition.sampling import Sampling
 from ommatid.recognition.task import ClipBatch
 
 ClipSample = tuple[UInt8[Tensor, "view time 3 height width"], int, int]

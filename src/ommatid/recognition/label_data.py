@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from ommatid.classification.augment import Augment, training_transform
 from ommatid.classification.data import LabelledData
-from ommatid.data.images import IMAGENET, Fit, ImageFiles, unit_interval
+from ommatid.data.images import Fit, ImageFiles, unit_interval
 from ommatid.data.label_lists import LabelledImages, detect_label_format, label_splits, open_labels
 from ommatid.data.worlds.labels import CLASSES, LabelWorld
 from ommatid.engine.settings import build
@@ -137,8 +137,6 @@ class LabelData(LabelledData):
 
 class LabelSet(Dataset[LabelSample]):
     """Images with their labels and, where it is known, which of these are hard to see."""
-
-    mean, std = IMAGENET
 
     def __init__(
         self,

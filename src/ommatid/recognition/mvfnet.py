@@ -9,7 +9,6 @@ refer to docs/methods/mvfnet.md.
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,11 +21,11 @@ from ommatid.data.worlds.motion import OPPOSITE
 from ommatid.engine.claim import Arm, Claim, Criterion
 from ommatid.engine.data import DataModule
 from ommatid.engine.recipe import Recipe
-from ommatid.errors import InputError
 from ommatid.nn.macs import count_macs
 from ommatid.nn.multi_view_fusion import MultiViewFusion, Views, published_fusion
 from ommatid.nn.normalise import Normalise
 from ommatid.nn.video import as_video_model
+from ommatid.recognition.backbones import timm_backbone
 from ommatid.recognition.clip_classifier import ClipClassifier
 from ommatid.recognition.clip_data import ClipData, WorldClips
 from ommatid.recognition.task import ClipBatch
@@ -141,16 +140,7 @@ def _features(backbone: str, weights: str | None) -> tuple[nn.Module, int]:
     """A network that gives one vector an image, and the width of that vector."""
     if backbone == "small":
         return SmallResNet(), 64
-    import timm
-
-    if not timm.is_model(backbone):
-        raise InputError(f"backbone: found {backbone!r}, expected 'small' or a name that timm.list_models() has")
-    network = timm.create_model(backbone, pretrained=weights == "pretrained", num_classes=0)
-    if weights not in (None, "pretrained"):
-        from ommatid.data.video import load_backbone
-
-        load_backbone(network, Path(str(weights)))
-    return network, int(network.num_features)  # type: ignore[arg-type]
+    return timm_backbone(backbone, weights)
 
 
 class SmallResNet(nn.Module):

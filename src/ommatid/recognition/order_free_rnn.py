@@ -7,7 +7,6 @@ confident set is searched for (E12, E13). Equation numbers refer to docs/methods
 """
 
 import math
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -30,6 +29,7 @@ from ommatid.losses.label_order import (
 from ommatid.nn.label_decoder import LabelDecoder, Unrolled
 from ommatid.nn.normalise import Normalise
 from ommatid.nn.set_beam_search import FoundSets
+from ommatid.recognition.backbones import timm_backbone
 from ommatid.recognition.label_data import LabelData
 from ommatid.recognition.label_recogniser import LabelRecogniser
 from ommatid.recognition.multilabel import multilabel_scores
@@ -294,16 +294,7 @@ def _encoder(backbone: str, weights: str | None) -> tuple[nn.Module, int]:
     """A network that gives a map of features, and their number."""
     if backbone == "small":
         return _small_encoder(), 64
-    import timm
-
-    if not timm.is_model(backbone):
-        raise InputError(f"backbone: found {backbone!r}, expected 'small' or a name that timm.list_models() has")
-    network = timm.create_model(backbone, pretrained=weights == "pretrained", num_classes=0, global_pool="")
-    if weights not in (None, "pretrained"):
-        from ommatid.data.video import load_backbone
-
-        load_backbone(network, Path(str(weights)))
-    return network, int(network.num_features)  # type: ignore[arg-type]
+    return timm_backbone(backbone, weights, global_pool="")
 
 
 def _small_encoder() -> nn.Module:

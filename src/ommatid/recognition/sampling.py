@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from ommatid.data.clips import (
@@ -14,11 +14,10 @@ from ommatid.data.clips import (
     random_resized_crop,
     three_crops,
 )
+from ommatid.data.images import MARGIN
 from ommatid.errors import InputError
 
 Views = UInt8[Tensor, "view time 3 height width"]
-MARGIN = 256 / 224
-"""Shorter side of a frame, as a multiple of the crop."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,3 @@ class Sampling:
         if self.crops == 3:
             return three_crops(clips, self.size)
         return centre_crop(clips, self.size)
-
-
-def unit_interval(clips: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    return clips.float() / 255

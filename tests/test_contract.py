@@ -23,6 +23,8 @@ from tiny import TINY
 LEARNING = {
     "cmi": {"generator_steps": 30, "kd_steps": 30, "synthesis_batch": 32, "kd_batch": 32, "teacher_steps": 30},
     "dcin-tel": {"hidden_dim": 32, "recipe": {"lr": 1e-2}},
+    "kdexplainer": {"teacher_steps": 100, "dropout": 0.0, "crop_pad": 0, "recipe": {"lr": 1e-2}},
+    "vam": {"teacher_steps": 100, "crop_pad": 0},
 }
 METHODS = catalogue.names()
 # Pairs that training never shows cannot be learnt by heart; tests/grounding/test_dscnet.py looks at what is learnt.

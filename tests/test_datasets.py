@@ -47,14 +47,15 @@ def checked(capsys, root: Path, format: str = "auto") -> tuple[int, dict]:
 # -- make --
 
 
-def test_digits_become_a_folder_of_images_that_checks_clean(tmp_path, capsys):
-    root = tmp_path / "digits"
-    assert datasets.make(ask(name="digits", out=str(root))) == 0
+@pytest.mark.parametrize(("name", "images"), [("digits", 1000), ("fashion-mnist", 8000)])
+def test_embedded_images_become_a_folder_that_checks_clean(name, images, tmp_path, capsys):
+    root = tmp_path / name
+    assert datasets.make(ask(name=name, out=str(root))) == 0
     made = json.loads(capsys.readouterr().out)
-    assert made["counts"]["train"] == len(list(root.glob("train/*/*.png"))) > 500
+    assert made["counts"]["train"] == len(list(root.glob("train/*/*.png"))) == images
     assert len(list((root / "test").iterdir())) == 10
     with pytest.raises(InputError, match="the folder is not empty, expected a new one"):
-        datasets.make(ask(name="digits", out=str(root)))
+        datasets.make(ask(name=name, out=str(root)))
 
 
 def test_the_world_is_written_and_checks_clean(tmp_path, capsys, monkeypatch):

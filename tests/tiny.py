@@ -40,6 +40,11 @@ TINY: dict[str, dict[str, dict[str, Any]]] = {
     },
     "ecrl": {"model": {"hidden_dim": 16, "projection_dim": 8}, **GROUNDING},
     "lgi": {"model": {"hidden_dim": 16, "attention_dim": 8, "head_dim": 16, "kernel": 3}, **GROUNDING},
+    "kdexplainer": {
+        "model": {"width": 4, "last_width": 4, "head_hidden": 8, "teacher_steps": 5},
+        "data": {"embedded": "digits", "size": 16, "train_share": 0.3, "batch_size": 64},
+        "trainer": {"max_epochs": 1, "max_steps": -1},
+    },
     "mhst": {"model": {"hidden_dim": 16, "projection": 16, "candidates": 6}, **STANDARD},
     "ssrn": {"model": {"hidden_dim": 16, "siamese": 2}, **GROUNDING},
     "mgsl-net": {"model": {"hidden_dim": 16, "video_dim": 16, "memory_slots": 8}, **GROUNDING},
@@ -51,6 +56,11 @@ TINY: dict[str, dict[str, dict[str, Any]]] = {
     "order-free-rnn": {
         "model": {"num_labels": 16, "image_size": 48, "backbone": "small", "hidden_dim": 16, "attention_dim": 8},
         "data": {"batch_size": 16, "world": {"train": 64, "val": 16, "test": 16}},
+        "trainer": {"max_epochs": 1, "max_steps": -1},
+    },
+    "vam": {
+        "model": {"teacher_steps": 5},
+        "data": {"embedded": "digits", "size": 16, "train_share": 0.3, "batch_size": 64},
         "trainer": {"max_epochs": 1, "max_steps": -1},
     },
     "viga": {"model": {"hidden_dim": 16}, **STANDARD},

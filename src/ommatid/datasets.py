@@ -31,7 +31,8 @@ def make(arguments: Namespace) -> int:
         "world-motion": _make_motion,
         "world-labels": _make_labels,
         "world-shapes": _make_shapes,
-        "digits": _make_digits,
+        "digits": _make_images,
+        "fashion-mnist": _make_images,
     }
     if arguments.name not in makers:
         raise unknown("embedded data set", arguments.name, makers)
@@ -68,20 +69,20 @@ def _make_shapes(arguments: Namespace) -> dict[str, Any]:
     return {"counts": ShapeWorld(seed=arguments.seed).write(arguments.out, arguments.format or "folder")}
 
 
-def _make_digits(arguments: Namespace) -> dict[str, Any]:
+def _make_images(arguments: Namespace) -> dict[str, Any]:
     import numpy as np
     from PIL import Image
 
-    from ommatid.data.images import digits
+    from ommatid.data.images import digits, fashion_mnist
 
     if arguments.format not in (None, "folder"):
-        raise unknown("format of digits", arguments.format, ["folder"])
+        raise unknown(f"format of {arguments.name}", arguments.format, ["folder"])
     root = Path(arguments.out)
     if root.exists() and any(root.iterdir()):
         raise InputError(f"{root}: the folder is not empty, expected a new one")
     counts = {}
     for split in ("train", "test"):
-        images = digits(split, size=32, channels=1)
+        images = (digits if arguments.name == "digits" else fashion_mnist)(split, size=32, channels=1)
         counts[split] = len(images)
         pixels, labels = images.tensors()
         for number, (picture, label) in enumerate(zip(pixels, labels.tolist(), strict=True)):

@@ -15,13 +15,21 @@ from torch.utils.data import Dataset
 
 from ommatid.classification.augment import Augment, training_transform
 from ommatid.classification.task import ImageBatch
-from ommatid.data.images import Fit, ImageSet, cifar10, cifar100, digits, image_folder, tiny_imagenet
+from ommatid.data.images import (
+    Fit,
+    ImageSet,
+    cifar10,
+    cifar100,
+    digits,
+    fashion_mnist,
+    image_folder,
+    tiny_imagenet,
+)
 from ommatid.engine.data import DataModule
 from ommatid.engine.settings import build
 from ommatid.errors import InputError, unknown
 
 FORMATS = ("folder", "imagenet", "cifar10", "cifar100", "tiny-imagenet")
-EMBEDDED = ("digits", "world-shapes")
 
 
 WNID = re.compile(r"n\d{8}")
@@ -44,7 +52,8 @@ class ImageData(LabelledData):
         format: "folder" (`root/{train,val,test}/<class>/*`, or `root/<class>/*` which is then divided), "imagenet" (the
             same, `val` being what is tested), "cifar10", "cifar100", "tiny-imagenet", "torchvision:<data set>" (already
             downloaded), or "auto", which looks at the files.
-        embedded: "digits", scikit-learn's handwritten ones, or "world-shapes", rendered ones in colour.
+        embedded: "digits", scikit-learn's handwritten ones, "fashion-mnist", 10,000 grey pictures of clothes, or
+            "world-shapes", rendered objects in colour.
         world: settings of `ShapeWorld`, and `labels`, the factors whose combinations are the classes.
         size: height and width that images are resized to; a data set of fixed size keeps its own.
         fit: how files come to that size, see `ommatid.data.images.Fit`.
@@ -58,7 +67,7 @@ class ImageData(LabelledData):
         self,
         root: str | None = None,
         format: str = "auto",
-        embedded: Literal["digits", "world-shapes"] = "digits",
+        embedded: Literal["digits", "fashion-mnist", "world-shapes"] = "digits",
         world: Mapping[str, Any] | None = None,
         size: int = 32,
         fit: Fit = "squash",
@@ -146,7 +155,8 @@ class ImageData(LabelledData):
 
     def describe(self) -> dict[str, Any]:
         sizes = {split: len(images) for split, images in self.sets.items()}
-        own = {"digits": "digits (UCI, scikit-learn)"}.get(self.embedded, self.embedded)
+        names = {"digits": "digits (UCI, scikit-learn)", "fashion-mnist": "Fashion-MNIST (its test part, divided)"}
+        own = names.get(self.embedded, self.embedded)
         name = f"{Path(self.root).name} ({self._format()})" if self.root else own
         return {"name": name, "images": sizes, "classes": len(self.class_names), "size": self.size}
 
@@ -173,7 +183,8 @@ class ImageData(LabelledData):
         if self.root is None and self.embedded == "world-shapes":
             return self._shapes
         if self.root is None:
-            return lambda split: None if split == "val" else digits(split, self._size, self.channels)
+            read_own = {"digits": digits, "fashion-mnist": fashion_mnist}[self.embedded]
+            return lambda split: None if split == "val" else read_own(split, self._size, self.channels)
         root, format = Path(self.root), self._format()
         if not root.is_dir():
             raise InputError(f"{root}: no such folder, expected images in one of the formats {', '.join(FORMATS)}")

@@ -19,7 +19,7 @@ def draw_classification(
     """An image beside the probabilities of its most probable classes."""
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.2])
-    left.imshow(_picture(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    left.imshow(picture(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     left.set_axis_off()
     draw_bars(right, classes)
     return save_figure(figure, path)
@@ -48,14 +48,15 @@ def draw_sheet(
     for axis in axes:
         axis.set_axis_off()
     for position, image in enumerate(images):
-        axes[position].imshow(_picture(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axes[position].imshow(picture(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         if captions:
             axes[position].set_title(captions[position], fontsize=6, pad=1)
     figure.suptitle(title, fontsize=10)
     return save_figure(figure, path)
 
 
-def _picture(image: Tensor) -> np.ndarray:
+def picture(image: Float[Tensor, "channel height width"]) -> np.ndarray:
+    """An image as matplotlib wants it: colours last, grey without them."""
     array = image.detach().float().cpu().clamp(0, 1).permute(1, 2, 0).numpy()
     return array[..., 0] if array.shape[2] == 1 else array
 

@@ -3,6 +3,7 @@
 | function | layout |
 |---|---|
 | `digits` | comes with scikit-learn |
+| `fashion_mnist` | ships with the library |
 | `cifar10` | `cifar-10-batches-py/{data_batch_1..5,test_batch,batches.meta}` |
 | `cifar100` | `cifar-100-python/{train,test,meta}` |
 | `tiny_imagenet` | `tiny-imagenet-200/{train/<wnid>/images/*,val/images/*,val/val_annotations.txt,words.txt}` |
@@ -27,6 +28,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ommatid.data.embedded import fashion_mnist_test
 from ommatid.errors import InputError, unknown
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -142,6 +144,34 @@ def digits(split: str = "train", size: int = 16, channels: int = 3) -> ImageSet:
     names = tuple(map(str, data.target_names))
     labels = torch.from_numpy(data.target).long()[part]
     return ImageSet(images[part].contiguous(), labels, names, (mean,) * channels, (std,) * channels, split)
+
+
+FASHION = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+
+
+def fashion_mnist(split: str = "train", size: int = 28, channels: int = 1) -> ImageSet:
+    """The official test part of Fashion-MNIST, resized: 8,000 to train with and 2,000 to test, classes in balance.
+
+    Scores are those of small training sets; they do not compare with those of its 60,000 training images.
+
+    Examples:
+        >>> test = fashion_mnist("test")
+        >>> len(test), tuple(test.images.shape[1:]), test.class_names[0]
+        (2000, (1, 28, 28), 't-shirt')
+    """
+    _one_of(split, ("train", "test"))
+    from sklearn.model_selection import train_test_split
+
+    images, labels = fashion_mnist_test()
+    chosen = train_test_split(np.arange(len(labels)), test_size=2000, stratify=labels.numpy(), random_state=0)
+    part = torch.from_numpy(np.sort(chosen[split == "test"]))
+    pixels = images[part, None]
+    if size != pixels.shape[-1]:
+        scaled = F.interpolate(pixels.float(), size=(size, size), mode="bilinear", antialias=True)
+        pixels = scaled.round().to(torch.uint8)
+    mean, std = 0.2860, 0.3530
+    pixels = pixels.expand(-1, channels, -1, -1).contiguous()
+    return ImageSet(pixels, labels.long()[part], FASHION, (mean,) * channels, (std,) * channels, split)
 
 
 def cifar10(root: str | Path, split: str = "train") -> ImageSet:

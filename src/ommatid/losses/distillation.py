@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 Logits = Float[Tensor, "batch class"]
@@ -19,6 +19,26 @@ def kd_loss(student_logits: Logits, teacher_logits: Logits, temperature: float =
         tensor(0.)
     """
     return temperature**2 * divergence(teacher_logits / temperature, student_logits / temperature).mean()
+
+
+def distillation_loss(
+    student_logits: Logits,
+    teacher_logits: Logits,
+    labels: Int[Tensor, " batch"],
+    ce_weight: float = 0.1,
+    kd_weight: float = 0.9,
+    temperature: float = 4.0,
+    smoothing: float = 0.0,
+) -> Float[Tensor, ""]:
+    """Cross-entropy of labels and divergence from the teacher, weighted (KDExplainer, arXiv:2105.04181, E5).
+
+    Examples:
+        >>> logits = torch.tensor([[2.0, 0.0]])
+        >>> distillation_loss(logits, logits, torch.tensor([0]), ce_weight=1.0)
+        tensor(0.1269)
+    """
+    labelled = F.cross_entropy(student_logits.float(), labels, label_smoothing=smoothing)
+    return ce_weight * labelled + kd_weight * kd_loss(student_logits, teacher_logits, temperature)
 
 
 def disagreement_loss(student_logits: Logits, teacher_logits: Logits) -> Float[Tensor, ""]:

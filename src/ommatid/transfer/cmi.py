@@ -19,10 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ommatid.classification.classifier import ImageClassifier
-from ommatid.classification.data import ImageData
 from ommatid.classification.draw import draw_sheet
-from ommatid.classification.task import ImageBatch
 from ommatid.engine.checkpoint import Checkpoint
 from ommatid.engine.claim import Arm, Claim, Criterion
 from ommatid.engine.data import DataModule
@@ -35,12 +32,12 @@ from ommatid.nn.image_generator import ImageGenerator
 from ommatid.nn.memory import RingMemory
 from ommatid.nn.projection_head import ProjectionHead
 from ommatid.nn.views import crop_flip, resized_crop_flip
-from ommatid.transfer.networks import build_classifier, load_classifier, train_classifier
+from ommatid.transfer.distilled import Distilled
+from ommatid.transfer.networks import build_classifier
 from ommatid.transfer.pool import pool_diversity, read_pool, write_pool
-from ommatid.transfer.published import network_of, published_classifier
 
 
-class CMI(ImageClassifier):
+class CMI(Distilled):
     """Contrastive model inversion (arXiv:2105.08584): a student learns from a teacher and nothing else (E1-E10).
 
     Args:
@@ -70,7 +67,6 @@ class CMI(ImageClassifier):
     """
 
     several_optimizers = True
-    trained_elsewhere = ("teacher",)
     embedded = {
         "model": {
             "teacher": "digits_cnn",
@@ -138,14 +134,7 @@ class CMI(ImageClassifier):
         self.recipe = recipe
         # The outer loop's three lifetimes: reborn with every batch (generator, latents), kept for the whole run
         # (head, bank, pool), and the training target (student).
-        if isinstance(teacher, nn.Module):
-            self.teacher: nn.Module = teacher
-        else:
-            self.teacher = build_classifier(teacher, num_classes, channels, mean, std)
-            if teacher_weights is not None:
-                load_classifier(self.teacher, Path(teacher_weights))
-        self.teacher.requires_grad_(False)
-        self.teacher_is_trained = isinstance(teacher, nn.Module) or teacher_weights is not None
+        self.take_teacher(teacher, teacher_weights, num_classes, channels, mean, std)
         self.student = build_classifier(student, num_classes, channels, mean, std, student_width)
         self.generator = ImageGenerator(latent_dim, generator_channels, image_size, channels)
         for network in (self.teacher, self.student, self.generator):
@@ -251,25 +240,6 @@ class CMI(ImageClassifier):
         """Uniform noise in place of images: what the teacher's answers alone are worth."""
         return torch.rand(self.hparams.synthesis_batch, *self.pool.values.shape[1:], device=self.device), None
 
-    # -- the teacher --
-
-    def adopt(self, data: DataModule) -> None:
-        super().adopt(data)
-        assert isinstance(data, ImageData)
-        if not self.teacher_is_trained:
-            self.teacher.requires_grad_(True)
-            images, labels = data.tensors("train")
-            train_classifier(
-                self.teacher,
-                images,
-                labels,
-                self.hparams.teacher_steps,
-                pad=self.hparams.crop_pad,
-                flip=self.hparams.flip,
-            )
-            self.teacher.requires_grad_(False)
-            self.teacher_is_trained = True
-
     def _feature_dim(self) -> int:
         """Width of E6, from one dry run."""
         training = self.teacher.training
@@ -280,16 +250,6 @@ class CMI(ImageClassifier):
         self.teacher.train(training)
         return int(width)
 
-    def load_published(self, path: str | Path) -> None:
-        super().load_published(path)
-        self.teacher_is_trained = True
-
-    def published_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The authors release trained teachers (CIFAR networks): their weights under the names of our teacher."""
-        network, prefix = network_of(self.teacher)
-        teacher = published_classifier(state, network)
-        return {**self.state_dict(), **{f"teacher.{prefix}{name}": tensor for name, tensor in teacher.items()}}
-
     # -- checkpoints and export --
 
     def exportable(self) -> tuple[nn.Module, tuple[Tensor, ...], tuple[str, ...], tuple[str, ...]]:
@@ -298,23 +258,10 @@ class CMI(ImageClassifier):
         return self.student, example, inputs, outputs
 
     def checkpoint(self) -> Checkpoint:
-        """What the files gave stands among the weights; they need not exist any more when the checkpoint is loaded."""
         written = super().checkpoint()
-        return replace(written, settings={**written.settings, "teacher_weights": None, "initial_pool": None})
-
-    def extras(self) -> dict[str, Any]:
-        return {**super().extras(), "teacher_is_trained": self.teacher_is_trained}
-
-    def restore_extras(self, extras: dict[str, Any]) -> None:
-        super().restore_extras(extras)
-        self.teacher_is_trained = extras["teacher_is_trained"]
+        return replace(written, settings={**written.settings, "initial_pool": None})
 
     # -- what came of it --
-
-    def score(self, batch: ImageBatch) -> dict[str, Float[Tensor, "batch"]]:
-        """Accuracy of the student, and beside it the teacher's."""
-        teacher = (self.teacher(batch.images).argmax(dim=1) == batch.labels).float()
-        return {**super().score(batch), "teacher_top1": teacher}
 
     def read_outs(self, data: DataModule) -> dict[str, float]:
         """How diverse the pool is."""

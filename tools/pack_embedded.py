@@ -19,9 +19,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from packs import fashion_mnist, icons
+from packs import fashion_mnist, heads, icons
 
-PACKS = {"fashion_mnist": fashion_mnist.pack, "icons": icons.pack}
+PACKS = {"fashion_mnist": fashion_mnist.pack, "heads": heads.pack, "icons": icons.pack}
 OUT = Path(__file__).parents[1] / "src/ommatid/data/embedded"
 
 

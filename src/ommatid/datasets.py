@@ -11,6 +11,7 @@ from ommatid.classification.data import ImageData, detect_image_format
 from ommatid.data.clip_lists import CLIP_FORMATS, ClipList, clip_splits, detect_clip_format, open_clips
 from ommatid.data.clips import count_frames
 from ommatid.data.features import save_array
+from ommatid.data.images import SUFFIXES as IMAGE_SUFFIXES
 from ommatid.data.images import read_image
 from ommatid.data.label_lists import LABEL_FORMATS, detect_label_format, label_splits, open_labels
 from ommatid.data.sentences import ENCODERS, SentenceEncoder
@@ -22,6 +23,7 @@ from ommatid.grounding.emotion_data import write_subtitles
 from ommatid.grounding.emotions import check_emotions, holds_emotions, read_emotions, summarise_emotions
 from ommatid.grounding.formats import FORMATS as GROUNDING_FORMATS
 from ommatid.grounding.formats import Fault, check_annotations, detect_format, read_annotations, summarise
+from ommatid.recognition.face_data import FACE_FORMATS, FaceData
 
 
 def make(arguments: Namespace) -> int:
@@ -31,6 +33,7 @@ def make(arguments: Namespace) -> int:
         "world-motion": _make_motion,
         "world-labels": _make_labels,
         "world-shapes": _make_shapes,
+        "world-faces": _make_faces,
         "digits": _make_images,
         "fashion-mnist": _make_images,
     }
@@ -67,6 +70,12 @@ def _make_shapes(arguments: Namespace) -> dict[str, Any]:
     from ommatid.data.worlds.shapes import ShapeWorld
 
     return {"counts": ShapeWorld(seed=arguments.seed).write(arguments.out, arguments.format or "folder")}
+
+
+def _make_faces(arguments: Namespace) -> dict[str, Any]:
+    from ommatid.data.worlds.faces import FaceWorld
+
+    return {"counts": FaceWorld(seed=arguments.seed).write(arguments.out, arguments.format or "folder")}
 
 
 def _make_images(arguments: Namespace) -> dict[str, Any]:
@@ -123,6 +132,7 @@ def _kinds_of_data() -> dict[str, tuple[Callable[[Path, str], Iterator[Fault]], 
         "emotion": (_emotion_faults, _emotion_splits),
         "clips": (_clip_faults, _clip_splits),
         **dict.fromkeys(LABEL_FORMATS, (_label_faults, _label_splits)),
+        "faces": (_face_faults, _face_splits),
     }
 
 
@@ -132,6 +142,8 @@ def _detect(root: Path) -> str:
     try:
         return detect_format(root)
     except InputError:
+        if _holds_faces(root):
+            return "faces"
         if _holds_clips(root):
             return "clips"
         if (format := _label_format(root)) is not None:
@@ -147,6 +159,16 @@ def _label_format(root: Path) -> str | None:
         return detect_label_format(root)
     except InputError:
         return None
+
+
+def _holds_faces(root: Path) -> bool:
+    """Records, or a list of pictures; faces in folders by identity look like images by class, and are checked so."""
+    listed = root / "train.txt"
+    if not listed.is_file():
+        return (root / "train.rec").is_file()
+    with listed.open(encoding="utf-8", errors="replace") as lines:
+        words = next((line.split() for line in lines if line.strip()), [""])
+    return Path(words[0]).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _holds_clips(root: Path) -> bool:
@@ -235,6 +257,31 @@ def _label_faults(root: Path, format: str) -> Iterator[Fault]:
 def _label_splits(root: Path, format: str) -> dict[str, Any]:
     lists = {split: open_labels(root, split, format) for split in label_splits(root, format)}
     return {split: {"images": len(images), "labels": len(images.class_names)} for split, images in lists.items()}
+
+
+def _face_faults(root: Path, format: str) -> Iterator[Fault]:
+    """Lists are read, and every face is decoded once."""
+    try:
+        sets = FaceData(str(root)).sets
+    except InputError as error:
+        yield Fault(str(root), "data set", str(error), f"faces in one of the formats {', '.join(FACE_FORMATS)}")
+        return
+    for split, faces in sets.items():
+        for index in range(len(faces)):
+            try:
+                faces[index]
+            except InputError as error:
+                yield Fault(str(root), f"{split} face {index}", str(error), "a readable image")
+
+
+def _face_splits(root: Path, format: str) -> dict[str, Any]:
+    sets = FaceData(str(root)).sets
+    return {
+        split: {"images": len(faces), "pairs": len(faces) // 2}
+        if faces.listed
+        else {"images": len(faces), "identities": len(faces.labels.unique())}
+        for split, faces in sets.items()
+    }
 
 
 def _clip_faults(root: Path, format: str) -> Iterator[Fault]:

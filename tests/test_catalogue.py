@@ -53,9 +53,10 @@ def test_every_entry_is_a_method_that_can_be_built(entry):
 @pytest.mark.parametrize("entry", catalogue.CATALOGUE, ids=catalogue.names())
 def test_bibtex_cites_the_paper(entry):
     text = entry.bibtex()
-    assert text.startswith("@inproceedings{")
+    published = entry.venue != catalogue.PREPRINT
+    assert text.startswith("@inproceedings{" if published else "@misc{")
     assert text.count("{") == text.count("}")
-    for part in (entry.title, entry.authors, entry.venue, str(entry.year), entry.arxiv):
+    for part in (entry.title, entry.authors, *([entry.venue] * published), str(entry.year), entry.arxiv):
         assert f"{{{part}}}" in text
     assert entry.paper == f"arXiv:{entry.arxiv}"
 

@@ -58,6 +58,55 @@ def test_embedded_images_become_a_folder_that_checks_clean(name, images, tmp_pat
         datasets.make(ask(name=name, out=str(root)))
 
 
+def test_faces_are_written_and_check_clean_until_one_is_broken(tmp_path, capsys, monkeypatch):
+    from ommatid.data.worlds import faces
+
+    small = faces.FaceWorld(train=4, val=2, test=2, train_pictures=2, pictures=2, size=16)
+    monkeypatch.setattr(faces, "FaceWorld", lambda seed: small)
+    root = tmp_path / "people"
+    assert datasets.make(ask(name="world-faces", out=str(root), format="list")) == 0
+    assert json.loads(capsys.readouterr().out)["counts"] == {"train": 8, "val": 4, "test": 4}
+    assert datasets.check(ask(root=str(root), format="auto")) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["format"] == "faces"
+    assert found["splits"]["val"] == {"images": 4, "identities": 2}
+    next((root / "val").rglob("*.png")).write_text("no picture")
+    assert datasets.check(ask(root=str(root), format="faces")) == 1
+    assert any("val face" in record["record"] for record in json.loads(capsys.readouterr().out)["records"])
+
+
+@pytest.mark.parametrize("format", ["folder", "csv", "pickle", "cub"])
+def test_new_classes_are_written_and_check_clean(format, tmp_path, capsys, monkeypatch):
+    from ommatid.data.worlds import glyphs
+
+    world = glyphs.GlyphWorld
+    monkeypatch.setattr(glyphs, "GlyphWorld", lambda seed, **_: world(train=4, val=2, test=2, images=3, seed=seed))
+    root = tmp_path / "episodes"
+    assert datasets.make(ask(name="world-glyphs", out=str(root), format=format)) == 0
+    capsys.readouterr()
+    code, found = checked(capsys, root)
+    assert (code, found["format"]) == (0, "few-shot")
+    assert found["splits"]["test"] == {"images": 6, "classes": 2}
+    if format == "folder":
+        next((root / "val").rglob("*.png")).write_text("no picture")
+        code, found = checked(capsys, root)
+        assert code == 1
+        assert "val image" in found["records"][0]["record"]
+
+
+@pytest.mark.parametrize("format", ["table", "xlsa17"])
+def test_described_classes_are_written_and_check_clean(format, tmp_path, capsys):
+    root = tmp_path / "described"
+    assert datasets.make(ask(name="world-attributes", out=str(root), format=format)) == 0
+    counts = json.loads(capsys.readouterr().out)["counts"]
+    code, found = checked(capsys, root)
+    assert (code, found["format"]) == (0, format)
+    assert {split: each["samples"] for split, each in found["splits"].items()} == counts
+    broken = next(root.rglob("attributes.csv" if format == "table" else "att_splits.mat"))
+    broken.write_text("nothing")
+    assert checked(capsys, root, format)[0] == 1
+
+
 def test_the_world_is_written_and_checks_clean(tmp_path, capsys, monkeypatch):
     from ommatid.data.worlds import grounding
 

@@ -9,6 +9,7 @@ FIELDS = {
     "recognition": "image or clip -> label, labels or embedding",
     "transfer": "a trained model, or few or no labels -> a classifier",
 }
+PREPRINT = "preprint"
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,12 @@ class Entry:
 
     def bibtex(self) -> str:
         """How to cite the paper."""
+        kind, where = (
+            ("misc", "") if self.venue == PREPRINT else ("inproceedings", f"  booktitle = {{{self.venue}}},\n")
+        )
         return (
-            f"@inproceedings{{{self.name.replace('-', '')}{self.year},\n  title = {{{self.title}}},\n"
-            f"  author = {{{self.authors}}},\n  booktitle = {{{self.venue}}},\n  year = {{{self.year}}},\n"
+            f"@{kind}{{{self.name.replace('-', '')}{self.year},\n  title = {{{self.title}}},\n"
+            f"  author = {{{self.authors}}},\n{where}  year = {{{self.year}}},\n"
             f"  eprint = {{{self.arxiv}}},\n  archivePrefix = {{arXiv}}\n}}"
         )
 
@@ -72,6 +76,18 @@ CATALOGUE = (
         arxiv="2105.08584",
         authors="Fang, G. and Song, J. and Wang, X. and Shen, C. and Wang, X. and Song, M.",
         venue="IJCAI",
+        year=2021,
+    ),
+    Entry(
+        name="cosoc",
+        title="Rectifying the Shortcut Learning of Background for Few-Shot Learning",
+        field="transfer",
+        target="ommatid.transfer.cosoc:COSOC",
+        embedded="world-glyphs",
+        summary="Tell new classes apart by one picture or five of each: objects are found, backgrounds cannot mislead.",
+        arxiv="2107.07746",
+        authors="Luo, X. and Wei, L. and Wen, L. and Yang, J. and Xie, L. and Xu, Z. and Tian, Q.",
+        venue="NeurIPS",
         year=2021,
     ),
     Entry(
@@ -184,6 +200,30 @@ CATALOGUE = (
         authors="Chen, S.-F. and Chen, Y.-C. and Yeh, C.-K. and Wang, Y.-C. F.",
         venue="AAAI",
         year=2018,
+    ),
+    Entry(
+        name="sa-gan",
+        title="Structure-Aware Feature Generation for Zero-Shot Learning",
+        field="transfer",
+        target="ommatid.transfer.sa_gan:SAGAN",
+        embedded="world-attributes",
+        summary="Recognise classes known by a description only: make up their samples where distances are kept.",
+        arxiv="2108.07032",
+        authors="Zhang, L. and Huang, S. and Wang, X. and Liu, W. and Tao, D.",
+        venue=PREPRINT,
+        year=2021,
+    ),
+    Entry(
+        name="scan-cnn",
+        title="SCAN-CNN: Scale Attention for Learning Deep Face Representation: A Study Against Visual Scale Variation",
+        field="recognition",
+        target="ommatid.recognition.scan_cnn:ScanCNN",
+        embedded="world-faces",
+        summary="Recognise faces at any scale in one pass: every kernel learns its own scale, and none costs more.",
+        arxiv="2209.08788",
+        authors="Shi, H. and Du, H. and Hu, Y. and Wang, J. and Zeng, D. and Yao, T.",
+        venue=PREPRINT,
+        year=2022,
     ),
     Entry(
         name="ssrn",

@@ -11,11 +11,13 @@ from ommatid.classification.data import ImageData, detect_image_format
 from ommatid.data.clip_lists import CLIP_FORMATS, ClipList, clip_splits, detect_clip_format, open_clips
 from ommatid.data.clips import count_frames
 from ommatid.data.features import save_array
+from ommatid.data.few_shot import FEW_SHOT_FORMATS, detect_few_shot_format, read_few_shot
 from ommatid.data.images import SUFFIXES as IMAGE_SUFFIXES
 from ommatid.data.images import read_image
 from ommatid.data.label_lists import LABEL_FORMATS, detect_label_format, label_splits, open_labels
 from ommatid.data.sentences import ENCODERS, SentenceEncoder
 from ommatid.data.video import SUFFIXES as VIDEO_SUFFIXES
+from ommatid.data.zero_shot import ZERO_SHOT_FORMATS, detect_zero_shot_format, open_zero_shot
 from ommatid.engine.checkpoint import write_aside
 from ommatid.engine.settings import json_text, to_plain
 from ommatid.errors import InputError, unknown
@@ -34,6 +36,8 @@ def make(arguments: Namespace) -> int:
         "world-labels": _make_labels,
         "world-shapes": _make_shapes,
         "world-faces": _make_faces,
+        "world-glyphs": _make_glyphs,
+        "world-attributes": _make_attributes,
         "digits": _make_images,
         "fashion-mnist": _make_images,
     }
@@ -76,6 +80,22 @@ def _make_faces(arguments: Namespace) -> dict[str, Any]:
     from ommatid.data.worlds.faces import FaceWorld
 
     return {"counts": FaceWorld(seed=arguments.seed).write(arguments.out, arguments.format or "folder")}
+
+
+def _make_glyphs(arguments: Namespace) -> dict[str, Any]:
+    from ommatid.data.worlds.glyphs import GlyphWorld
+
+    format = arguments.format or "folder"
+    # CUB is divided by the number of a class: half of all to learn from, a quarter each to validate on and to test on.
+    seed = arguments.seed
+    world = GlyphWorld(train=32, val=16, test=16, seed=seed) if format == "cub" else GlyphWorld(seed=seed)
+    return {"counts": world.write(arguments.out, format)}
+
+
+def _make_attributes(arguments: Namespace) -> dict[str, Any]:
+    from ommatid.data.worlds.attributes import AttributeWorld
+
+    return {"counts": AttributeWorld(seed=arguments.seed).write(arguments.out, arguments.format or "table")}
 
 
 def _make_images(arguments: Namespace) -> dict[str, Any]:
@@ -133,6 +153,8 @@ def _kinds_of_data() -> dict[str, tuple[Callable[[Path, str], Iterator[Fault]], 
         "clips": (_clip_faults, _clip_splits),
         **dict.fromkeys(LABEL_FORMATS, (_label_faults, _label_splits)),
         "faces": (_face_faults, _face_splits),
+        "few-shot": (_few_shot_faults, _few_shot_splits),
+        **dict.fromkeys(ZERO_SHOT_FORMATS, (_zero_shot_faults, _zero_shot_splits)),
     }
 
 
@@ -142,6 +164,10 @@ def _detect(root: Path) -> str:
     try:
         return detect_format(root)
     except InputError:
+        if (described := _zero_shot_format(root)) is not None:
+            return described
+        if _holds_new_classes(root):
+            return "few-shot"
         if _holds_faces(root):
             return "faces"
         if _holds_clips(root):
@@ -159,6 +185,26 @@ def _label_format(root: Path) -> str | None:
         return detect_label_format(root)
     except InputError:
         return None
+
+
+def _zero_shot_format(root: Path) -> str | None:
+    try:
+        return detect_zero_shot_format(root)
+    except InputError:
+        return None
+
+
+def _holds_new_classes(root: Path) -> bool:
+    """Whether the classes to test on are not those to learn from."""
+    format = detect_few_shot_format(root)
+    if format == "csv":
+        # Tables of images with several labels have other columns.
+        with (root / "train.csv").open(encoding="utf-8", errors="replace") as lines:
+            return next(lines, "").strip().replace(" ", "") == "filename,label"
+    if format != "folder":
+        return True
+    parts = [{path.name for path in (root / split).glob("*") if path.is_dir()} for split in ("train", "test")]
+    return all(parts) and not parts[0] & parts[1]
 
 
 def _holds_faces(root: Path) -> bool:
@@ -281,6 +327,41 @@ def _face_splits(root: Path, format: str) -> dict[str, Any]:
         if faces.listed
         else {"images": len(faces), "identities": len(faces.labels.unique())}
         for split, faces in sets.items()
+    }
+
+
+def _few_shot_faults(root: Path, format: str) -> Iterator[Fault]:
+    """Every image is decoded once, in its own size."""
+    try:
+        sets = read_few_shot(root)
+    except InputError as error:
+        yield Fault(str(root), "data set", str(error), f"one of the formats {', '.join(FEW_SHOT_FORMATS)}")
+        return
+    for split, part in sets.items():
+        for index in range(len(part)):
+            try:
+                part.images[index]
+            except InputError as error:
+                yield Fault(str(root), f"{split} image {index}", str(error), "a readable image")
+
+
+def _few_shot_splits(root: Path, format: str) -> dict[str, Any]:
+    sets = read_few_shot(root)
+    return {split: {"images": len(part), "classes": len(part.class_names)} for split, part in sets.items()}
+
+
+def _zero_shot_faults(root: Path, format: str) -> Iterator[Fault]:
+    try:
+        open_zero_shot(root, format)
+    except InputError as error:
+        yield Fault(str(root), "data set", str(error), f"a data set of the format {format}")
+
+
+def _zero_shot_splits(root: Path, format: str) -> dict[str, Any]:
+    source = open_zero_shot(root, format)
+    return {
+        split: {"samples": len(rows), "classes": len(source.labels[rows].unique())}
+        for split, rows in source.splits.items()
     }
 
 

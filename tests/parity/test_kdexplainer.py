@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from parity.fixture import load_fixture
 
 from ommatid.nn.expert_hierarchy import ExpertHierarchy, published_hierarchy
+from parity.fixture import load_fixture
 
 
 @pytest.mark.parametrize("name", ["kdexplainer-hme-ce", "kdexplainer-hme-nce"])

@@ -54,7 +54,7 @@ def test_embedded_images_become_a_folder_that_checks_clean(name, images, tmp_pat
     made = json.loads(capsys.readouterr().out)
     assert made["counts"]["train"] == len(list(root.glob("train/*/*.png"))) == images
     assert len(list((root / "test").iterdir())) == 10
-    with pytest.raises(InputError, match="the folder is not empty, expected a new one"):
+    with pytest.raises(InputError, match="found files in it, expected a new folder"):
         datasets.make(ask(name=name, out=str(root)))
 
 
@@ -134,7 +134,7 @@ def test_moving_squares_are_written_and_check_clean(format, tmp_path, capsys, mo
     code, found = checked(capsys, root)
     assert (code, found["format"], found["faults"]) == (0, "clips", 0)
     assert found["splits"]["test"] == {"videos": 12, "classes": 12}
-    with pytest.raises(InputError, match="the folder is not empty, expected a new one"):
+    with pytest.raises(InputError, match="found files in it, expected a new folder"):
         datasets.make(ask(name="world-motion", out=str(root), format=format))
     with pytest.raises(InputError, match="unknown format of world-motion 'zip'"):
         datasets.make(ask(name="world-motion", out=str(tmp_path / "zip"), format="zip"))

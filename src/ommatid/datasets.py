@@ -15,6 +15,7 @@ from ommatid.data.few_shot import FEW_SHOT_FORMATS, detect_few_shot_format, read
 from ommatid.data.images import SUFFIXES as IMAGE_SUFFIXES
 from ommatid.data.images import read_image
 from ommatid.data.label_lists import LABEL_FORMATS, detect_label_format, label_splits, open_labels
+from ommatid.data.new_folder import new_folder
 from ommatid.data.sentences import ENCODERS, SentenceEncoder
 from ommatid.data.video import SUFFIXES as VIDEO_SUFFIXES
 from ommatid.data.zero_shot import ZERO_SHOT_FORMATS, detect_zero_shot_format, open_zero_shot
@@ -106,18 +107,16 @@ def _make_images(arguments: Namespace) -> dict[str, Any]:
 
     if arguments.format not in (None, "folder"):
         raise unknown(f"format of {arguments.name}", arguments.format, ["folder"])
-    root = Path(arguments.out)
-    if root.exists() and any(root.iterdir()):
-        raise InputError(f"{root}: the folder is not empty, expected a new one")
     counts = {}
-    for split in ("train", "test"):
-        images = (digits if arguments.name == "digits" else fashion_mnist)(split, size=32, channels=1)
-        counts[split] = len(images)
-        pixels, labels = images.tensors()
-        for number, (picture, label) in enumerate(zip(pixels, labels.tolist(), strict=True)):
-            folder = root / split / images.class_names[label]
-            folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray((picture[0] * 255).round().numpy().astype(np.uint8)).save(folder / f"{number:04d}.png")
+    with new_folder(arguments.out) as aside:
+        for split in ("train", "test"):
+            images = (digits if arguments.name == "digits" else fashion_mnist)(split, size=32, channels=1)
+            counts[split] = len(images)
+            pixels, labels = images.tensors()
+            for number, (picture, label) in enumerate(zip(pixels, labels.tolist(), strict=True)):
+                folder = aside / split / images.class_names[label]
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.fromarray((picture[0] * 255).round().numpy().astype(np.uint8)).save(folder / f"{number:04d}.png")
     return {"counts": counts}
 
 

@@ -31,6 +31,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ommatid.data.features import save_array
+from ommatid.data.new_folder import new_folder
 from ommatid.errors import InputError, MissingDependency, unknown
 
 ZERO_SHOT_FORMATS = ("xlsa17", "table")
@@ -314,12 +315,13 @@ def write_xlsa17(data: ZeroShotSet, root: str | Path, dataset: str | None = None
     """
     from scipy.io import savemat
 
-    folder = _new_folder(Path(root) if dataset is None else Path(root) / dataset)
     names = np.empty((len(data.class_names), 1), dtype=object)
     names[:, 0] = data.class_names
-    savemat(folder / f"{features}.mat", {"features": data.features.T.numpy(), "labels": _column(data.labels)})
     rows = {f"{name}_loc": _column(each) for name, each in data.splits.items()}
-    savemat(folder / "att_splits.mat", {"att": data.attributes.T.numpy(), "allclasses_names": names, **rows})
+    folder = Path(root) if dataset is None else Path(root) / dataset
+    with new_folder(folder) as aside:
+        savemat(aside / f"{features}.mat", {"features": data.features.T.numpy(), "labels": _column(data.labels)})
+        savemat(aside / "att_splits.mat", {"att": data.attributes.T.numpy(), "allclasses_names": names, **rows})
     return folder
 
 
@@ -368,18 +370,18 @@ def write_table(data: ZeroShotSet, root: str | Path) -> Path:
     Raises:
         InputError: the folder has files in it.
     """
-    folder = _new_folder(Path(root))
     part_of = {int(row): "train" for row in data.splits["trainval"]}
     back = set(data.kept_back().tolist()) if "val" in data.splits else set()
     part_of |= {row: "val" for row in part_of if int(data.labels[row]) in back}
     part_of |= {int(row): "test" for name in ("test_seen", "test_unseen") for row in data.splits[name]}
     rows = sorted(part_of)
-    save_array(folder / "features.npy", data.features[rows].numpy())
-    _write_csv(folder / "samples.csv", [["class", "part"], *_sample_lines(data, rows, part_of)])
     header = ["class", *(f"attribute {number + 1}" for number in range(data.attributes.shape[1]))]
     described = [[name, *row] for name, row in zip(data.class_names, data.attributes.tolist(), strict=True)]
-    _write_csv(folder / "attributes.csv", [header, *described])
-    return folder
+    with new_folder(root) as aside:
+        save_array(aside / "features.npy", data.features[rows].numpy())
+        _write_csv(aside / "samples.csv", [["class", "part"], *_sample_lines(data, rows, part_of)])
+        _write_csv(aside / "attributes.csv", [header, *described])
+    return Path(root)
 
 
 def _sample_lines(data: ZeroShotSet, rows: Sequence[int], part_of: Mapping[int, str]) -> list[list[str]]:
@@ -591,10 +593,3 @@ def _folder(root: str | Path) -> Path:
     if not root.is_dir():
         raise InputError(f"{root}: no such folder, expected features and attributes of a zero-shot data set")
     return root
-
-
-def _new_folder(folder: Path) -> Path:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: found {'files in it' if folder.is_dir() else 'a file'}, expected a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

@@ -145,6 +145,6 @@ def test_bad_settings_and_folders_are_refused(tmp_path):
         SMALL.write(tmp_path / "new", "mp3")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/a").touch()
-    with pytest.raises(InputError, match="the folder is not empty"):
+    with pytest.raises(InputError, match="found files in it, expected a new folder"):
         SMALL.write(tmp_path / "full")
     assert not (tmp_path / "new").exists()

@@ -109,7 +109,7 @@ def test_what_cannot_be_written_is_refused(tmp_path):
         world.write(tmp_path / "new", "coco")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
-    with pytest.raises(InputError, match="the folder is not empty"):
+    with pytest.raises(InputError, match="found files in it, expected a new folder"):
         world.write(tmp_path / "full")
     with pytest.raises(InputError, match="unknown split 'holidays'"):
         world.split("holidays")

@@ -334,9 +334,9 @@ def test_factors_that_are_none_are_refused(function):
 def test_a_folder_that_cannot_be_written_is_refused_and_left(tmp_path):
     world = ShapeWorld(train=3, val=1, test=1, size=4)
     (tmp_path / "kept.txt").write_text("kept")
-    with pytest.raises(InputError, match="the folder is not empty, expected a new one"):
+    with pytest.raises(InputError, match="found files in it, expected a new folder"):
         world.write(tmp_path)
-    with pytest.raises(InputError, match=r"kept.txt: the folder is not empty, expected a new one"):
+    with pytest.raises(InputError, match=r"kept\.txt: found a file, expected a new folder"):
         world.write(tmp_path / "kept.txt")
     with pytest.raises(InputError, match=r"kept.txt.new: .*, expected a folder that can be written"):
         ShapeWorld(train=64, val=1, test=1, size=4).write(tmp_path / "kept.txt" / "new", factors=("y",))

@@ -8,9 +8,7 @@ no identity is in two splits.
 import io
 import math
 import pickle
-import shutil
 import struct
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cache, lru_cache
@@ -24,6 +22,7 @@ from torch import Tensor
 
 from ommatid.data.faces import HEADER, MAGIC
 from ommatid.data.images import SPLITS
+from ommatid.data.new_folder import new_folder
 from ommatid.data.worlds.heads import HeadModel, head_model, render, turned, vertex_normals
 from ommatid.errors import InputError, unknown
 
@@ -148,22 +147,10 @@ class FaceWorld:
         Raises:
             InputError: the folder is not empty or cannot be written, or the format is unknown.
         """
-        root = Path(root)
         if format not in FORMATS:
             raise unknown("format of world-faces", format, FORMATS)
-        if root.exists() and not (root.is_dir() and not any(root.iterdir())):
-            raise InputError(f"{root}: the folder is not empty, expected a new one")
-        aside = root.absolute().parent / f".{root.name}.{uuid.uuid4().hex}.part"
-        try:
-            aside.mkdir(parents=True)
+        with new_folder(root) as aside:
             counts = {name: _WRITERS[format, name](aside, name, self.split(name)) for name in SPLITS}
-            if root.exists():
-                root.rmdir()
-            aside.rename(root)
-        except OSError as error:
-            raise InputError(f"{root}: {error.strerror or error}, expected a folder that can be written") from error
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
         return counts
 
 

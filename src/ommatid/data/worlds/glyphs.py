@@ -12,8 +12,6 @@ Ground and object are at odds, as they are in photographs (docs/methods/cosoc.md
 import csv
 import math
 import pickle
-import shutil
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -29,6 +27,7 @@ from torch import Tensor
 
 from ommatid.data.embedded import icons
 from ommatid.data.images import SPLITS
+from ommatid.data.new_folder import new_folder
 from ommatid.errors import InputError, unknown
 
 CELLS = 4
@@ -147,26 +146,14 @@ class GlyphWorld:
             InputError: the folder is not empty or cannot be written, the format is unknown, or the numbers of classes
                 are not those of "cub".
         """
-        root = Path(root)
         if format not in WRITERS:
             raise unknown("format of world-glyphs", format, WRITERS)
-        if root.exists() and not (root.is_dir() and not any(root.iterdir())):
-            raise InputError(f"{root}: the folder is not empty, expected a new one")
         if format == "cub" and not self.train == 2 * self.val == 2 * self.test:
             found = f"{self.train}, {self.val} and {self.test}"
             raise InputError(f"train, val and test: found {found} classes, expected 2:1:1 for the format cub")
         scenes = {name: self.split(name) for name in SPLITS}
-        aside = root.absolute().parent / f".{root.name}.{uuid.uuid4().hex}.part"
-        try:
-            aside.mkdir(parents=True)
+        with new_folder(root) as aside:
             WRITERS[format](aside, scenes)
-            if root.exists():
-                root.rmdir()
-            aside.rename(root)
-        except OSError as error:
-            raise InputError(f"{root}: {error.strerror or error}, expected a folder that can be written") from error
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
         return {name: len(each) for name, each in scenes.items()}
 
     def _scenes(self, name: str, stream: int) -> GlyphScenes:

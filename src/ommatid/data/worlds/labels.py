@@ -25,6 +25,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
+from ommatid.data.new_folder import new_folder
 from ommatid.errors import InputError, unknown
 
 SHAPES = ("circle", "square", "triangle", "cross")
@@ -138,15 +139,12 @@ class LabelWorld:
         Raises:
             InputError: the folder is not empty, or the format is none of the three.
         """
-        root = Path(root)
         if format not in WRITERS:
             raise unknown("format of world-labels", format, WRITERS)
-        if root.exists() and (not root.is_dir() or any(root.iterdir())):
-            raise InputError(f"{root}: found {'files in it' if root.is_dir() else 'a file'}, expected a new folder")
-        root.mkdir(parents=True, exist_ok=True)
         splits = ("train", "test") if format == "nus-wide" else tuple(SPLITS)
-        for name in splits:
-            WRITERS[format](root, name, self.split(name))
+        with new_folder(root) as aside:
+            for name in splits:
+                WRITERS[format](aside, name, self.split(name))
         return {name: getattr(self, name) for name in splits}
 
     def _scenes(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:

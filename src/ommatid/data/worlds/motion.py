@@ -18,6 +18,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
+from ommatid.data.new_folder import new_folder
 from ommatid.data.video import write_video
 from ommatid.errors import InputError, unknown
 
@@ -75,17 +76,14 @@ class MotionWorld:
         Raises:
             InputError: the folder is not empty, or the format is neither.
         """
-        root = Path(root)
         if format not in WRITERS:
             raise unknown("format of world-motion", format, WRITERS)
-        if root.exists() and any(root.iterdir()):
-            raise InputError(f"{root}: the folder is not empty, expected a new one")
-        root.mkdir(parents=True, exist_ok=True)
         counts = {}
-        for name in SPLITS:
-            clips, labels = self.split(name)
-            WRITERS[format](root, name, clips.permute(0, 1, 3, 4, 2).numpy(), labels.tolist())
-            counts[name] = len(labels)
+        with new_folder(root) as aside:
+            for name in SPLITS:
+                clips, labels = self.split(name)
+                WRITERS[format](aside, name, clips.permute(0, 1, 3, 4, 2).numpy(), labels.tolist())
+                counts[name] = len(labels)
         return counts
 
     def _render(

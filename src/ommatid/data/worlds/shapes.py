@@ -9,8 +9,6 @@ one picture.
 
 import csv
 import math
-import shutil
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from ommatid.data.images import SPLITS
+from ommatid.data.new_folder import new_folder
 from ommatid.errors import InputError, unknown
 
 VALUES: Mapping[str, tuple[str, ...]] = {
@@ -158,24 +157,12 @@ class ShapeWorld:
             InputError: the folder is not empty or cannot be written, the format or a factor is unknown, or a class has
                 no picture to train with.
         """
-        root = Path(root)
         if format not in FORMATS:
             raise unknown("format of world-shapes", format, FORMATS)
-        if root.exists() and not (root.is_dir() and not any(root.iterdir())):
-            raise InputError(f"{root}: the folder is not empty, expected a new one")
-        splits = {name: self.split(name) for name in SPLITS}
-        _check_all_seen(splits["train"], factors)
-        aside = root.absolute().parent / f".{root.name}.{uuid.uuid4().hex}.part"
-        try:
-            aside.mkdir(parents=True)
+        with new_folder(root) as aside:
+            splits = {name: self.split(name) for name in SPLITS}
+            _check_all_seen(splits["train"], factors)
             _write_folder(aside, splits, factors)
-            if root.exists():
-                root.rmdir()
-            aside.rename(root)
-        except OSError as error:
-            raise InputError(f"{root}: {error.strerror or error}, expected a folder that can be written") from error
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
         return {name: len(scenes.factors) for name, scenes in splits.items()}
 
     def _known(self, name: str) -> str:

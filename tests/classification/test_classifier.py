@@ -91,6 +91,13 @@ def test_a_picture_gets_named_classes_most_probable_first(method, picture):
     json.dumps(found.to_json())
 
 
+def test_a_picture_is_recognised_as_the_network_sees_it(method, picture):
+    pixels, probs = method.recognise(picture)
+    torch.testing.assert_close(pixels, torch.full((1, 8, 8), 200 / 255))
+    with torch.no_grad():
+        torch.testing.assert_close(probs, method(pixels[None]).softmax(dim=1)[0])
+
+
 def test_without_class_names_classes_are_numbers(picture):
     assert {name for name, _ in Brightness(num_classes=2).predict(picture).classes} == {"0", "1"}
 

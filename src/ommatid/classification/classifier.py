@@ -111,7 +111,6 @@ class ImageClassifier(Classifier):
         """Top-1 and top-5 accuracy of single images."""
         return top_hits(self(batch.images), batch.labels)
 
-    @torch.no_grad()
     def predict(self, image: str | Path, top: int = 5) -> Classification:
         """The classes of your own image, most probable first.
 
@@ -122,9 +121,18 @@ class ImageClassifier(Classifier):
         Raises:
             InputError: the file is missing or no readable picture.
         """
-        pixels = read_image(image, int(self.hparams.channels), int(self.hparams.image_size), self.fit).float() / 255
-        probs = self.eval()(pixels[None].to(self.device)).softmax(dim=1)[0].cpu()
+        pixels, probs = self.recognise(image)
         return Classification(pixels, self.named(probs, top))
+
+    @torch.no_grad()
+    def recognise(self, image: str | Path) -> tuple[Float[Tensor, "channel height width"], Float[Tensor, "class"]]:
+        """A picture file as the classifier sees it, and the probabilities of all classes.
+
+        Raises:
+            InputError: the file is missing or no readable picture.
+        """
+        pixels = read_image(image, int(self.hparams.channels), int(self.hparams.image_size), self.fit).float() / 255
+        return pixels, self.eval()(pixels[None].to(self.device)).softmax(dim=1)[0].cpu()
 
     def exportable(self) -> tuple[nn.Module, tuple[Tensor, ...], tuple[str, ...], tuple[str, ...]]:
         """A plain-tensor network, example inputs, and the names of inputs and outputs."""

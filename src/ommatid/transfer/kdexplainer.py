@@ -17,7 +17,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ommatid.classification.task import ImageBatch
-from ommatid.data.images import read_image
 from ommatid.engine.checkpoint import Checkpoint, read_checkpoint
 from ommatid.engine.claim import Arm, Claim, Criterion
 from ommatid.engine.data import DataModule
@@ -222,7 +221,6 @@ class KDExplainer(Distilled):
         """Of the classes, or their numbers."""
         return self.class_names or [str(number) for number in range(self.hparams.num_classes)]
 
-    @torch.no_grad()
     def predict(self, image: str | Path, top: int = 5) -> ExplainedClassification:
         """The classes of your own image, and the way of the first one through the blocks.
 
@@ -233,8 +231,7 @@ class KDExplainer(Distilled):
         Raises:
             InputError: the file is missing or no readable picture.
         """
-        pixels = read_image(image, int(self.hparams.channels), int(self.hparams.image_size), self.fit).float() / 255
-        probs = self.eval()(pixels[None].to(self.device)).softmax(dim=1)[0].cpu()
+        pixels, probs = self.recognise(image)
         return ExplainedClassification(
             pixels, self.named(probs, top), self.network.tree(), self.names(), int(probs.argmax())
         )

@@ -100,7 +100,7 @@ TINY: dict[str, dict[str, dict[str, Any]]] = {
             "batch_size": 16,
             "world": {"seen": 6, "kept_back": 2, "unseen": 3, "train": 20, "test": 10},
         },
-        "trainer": {"max_epochs": 1},
+        "trainer": {"max_epochs": 1, "check_val_every_n_epoch": 1},
     },
     "scan-cnn": {
         "model": {

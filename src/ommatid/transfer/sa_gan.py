@@ -400,7 +400,6 @@ def _two_layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 RAW = {"latent": "none", "structure_weight": 0.0, "reconstruction_weight": 0.0}
 """f-CLSWGAN: no latent space, one critic, no way back."""
 LATENT = {"constraint_weight": 0.0, "decoding_weight": 0.0, "structure_weight": 0.0, "reconstruction_weight": 0.0}
-_MODEL = {name: value for name, value in SAGAN.embedded["model"].items() if name != "recipe"}
 
 
 def _arms(method: str) -> dict[str, Arm]:
@@ -416,11 +415,11 @@ def _arms(method: str) -> dict[str, Arm]:
     roles: dict[str, Role] = {method: "method"}
     before = list(parts)[list(parts).index(method) - 1]
     roles[before] = "baseline"
-    return {name: Arm(roles.get(name, "reported"), {**_MODEL, **part}) for name, part in parts.items()}
+    return {name: Arm(roles.get(name, "reported"), dict(part)) for name, part in parts.items()}
 
 
 _BUDGET: dict[str, Any] = {
-    "model": {"recipe": SAGAN.embedded["model"]["recipe"]},
+    "model": SAGAN.embedded["model"],
     "data": SAGAN.embedded["data"],
     "trainer": {"max_epochs": -1},
     "tuning": {"recipe.lr": (1e-3, 3e-3), "generator_steps": (200, 400), "embedding_steps": (150, 1000)},

@@ -171,7 +171,7 @@ def test_views_are_recognised_among_the_batch_and_the_bank(networks):
 
 
 def test_the_inversion_loss_is_the_weighted_sum_of_its_parts(monkeypatch):
-    import ommatid.transfer.distilled as module
+    import ommatid.transfer.cmi as module
 
     monkeypatch.setattr(module, "crop_flip", lambda images, *_: images)
     monkeypatch.setattr(module, "resized_crop_flip", lambda images, **_: images)
@@ -205,7 +205,7 @@ def test_images_and_latents_learn_and_neither_teacher_nor_student_does():
 
 
 def test_distillation_matches_softened_answers_on_pictures_of_the_pool(monkeypatch):
-    import ommatid.transfer.distilled as module
+    import ommatid.transfer.cmi as module
 
     seen = []
     monkeypatch.setattr(module, "crop_flip", lambda images, *_: seen.append(images) or images)
@@ -291,7 +291,7 @@ def test_bank_and_pool_remember_the_newest_rounds(data):
 
 
 def test_negatives_come_from_the_bank_only_once_it_holds_some(data, monkeypatch):
-    import ommatid.transfer.distilled as module
+    import ommatid.transfer.cmi as module
 
     rows = []
     original = module.contrast

@@ -29,7 +29,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ommatid.data.images import (
-    ArraysOnly,
     Constants,
     ImageFiles,
     ImageSet,
@@ -41,6 +40,7 @@ from ommatid.data.images import (
     subfolders,
     unit_interval,
 )
+from ommatid.data.pickles import ArraysOnly, unpickled
 from ommatid.errors import InputError, MissingDependency, unknown
 
 FACES: Constants = ((0.5,) * 3, (128 / 255,) * 3)
@@ -505,16 +505,8 @@ class _BytesAndPairs(ArraysOnly):
 
 
 def _unpickled_pairs(file: Path) -> tuple[list[Any], list[Any]]:
-    if not file.is_file():
-        raise InputError(f"{file}: found nothing, expected a verification set such as lfw.bin")
-    try:
-        with file.open("rb") as stream:
-            record = _BytesAndPairs(stream, encoding="bytes").load()
-    except InputError as error:
-        raise InputError(f"{file}: {error}") from None
-    except Exception as error:  # a damaged pickle can raise anything
-        kind = type(error).__name__
-        raise InputError(f"{file}: found a damaged pickle ({kind}), expected images and pairs") from error
+    missing = "found nothing, expected a verification set such as lfw.bin"
+    record = unpickled(file, missing, "images and pairs", _BytesAndPairs)
     if not isinstance(record, (list, tuple)) or len(record) != 2 or not all(map(_is_list, record)):
         raise InputError(f"{file}: found a pickled {type(record).__name__}, expected a list of images and one of pairs")
     images, same = (part.tolist() if isinstance(part, np.ndarray) else list(part) for part in record)

@@ -22,13 +22,13 @@ from torch import Tensor
 
 from ommatid.data.images import (
     SPLITS,
-    ArraysOnly,
     Constants,
     ImageFiles,
     class_folders,
     existing_folder,
     images_in,
 )
+from ommatid.data.pickles import as_text, unpickled_dictionary
 from ommatid.errors import InputError, unknown
 
 FEW_SHOT_FORMATS = ("folder", "csv", "pickle", "cub")
@@ -159,15 +159,15 @@ def _read_csv(root: Path, split: str, size: int | None) -> FewShotImages:
 def _read_pickle(root: Path, split: str, size: int | None) -> FewShotImages:
     """Images in memory; they keep their size until they are asked for."""
     file = root / f"mini-imagenet-cache-{split}.pkl"
-    record = _unpickled(file)
+    record = unpickled_dictionary(file, "found no such file, expected the pickle of a part", "images")
     images, members = record.get("image_data"), record.get("class_dict")
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
         found = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
         raise InputError(f"{file}: found image_data of {found}, expected bytes (n, height, width, 3)")
     if not isinstance(members, dict) or not members:
         raise InputError(f"{file}: found class_dict of {type(members).__name__}, expected lists of numbers by class")
-    rows, labels, names = [], [], sorted(_text(name) for name in members)
-    by_name = {_text(name): numbers for name, numbers in members.items()}
+    rows, labels, names = [], [], sorted(as_text(name) for name in members)
+    by_name = {as_text(name): numbers for name, numbers in members.items()}
     for label, name in enumerate(names):
         numbers = np.asarray(by_name[name])
         if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
@@ -180,25 +180,6 @@ def _read_pickle(root: Path, split: str, size: int | None) -> FewShotImages:
     # A view where all images are listed in order, as in the files that circulate: they need not be copied.
     chosen = pixels if rows == list(range(len(images))) else pixels[torch.tensor(rows, dtype=torch.long)]
     return FewShotImages(chosen, torch.tensor(labels, dtype=torch.long), tuple(names))
-
-
-def _unpickled(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise InputError(f"{file}: found no such file, expected the pickle of a part")
-    try:
-        with file.open("rb") as stream:
-            record = ArraysOnly(stream, encoding="bytes").load()
-    except InputError as error:
-        raise InputError(f"{file}: {error}") from None
-    except Exception as error:  # a damaged pickle can raise anything
-        raise InputError(f"{file}: found a damaged pickle ({type(error).__name__}), expected images") from error
-    if not isinstance(record, dict):
-        raise InputError(f"{file}: found a pickled {type(record).__name__}, expected a dictionary")
-    return {_text(key): value for key, value in record.items()}
-
-
-def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _cub_folder(root: Path) -> Path:

@@ -13,12 +13,11 @@ Every set has its class names and the channel means and deviations that classifi
 """
 
 import io
-import pickle
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,6 +28,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ommatid.data.embedded import fashion_mnist_test
+from ommatid.data.pickles import as_text, unpickled_dictionary
 from ommatid.errors import InputError, unknown
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -38,6 +38,7 @@ Fit = Literal["squash", "crop"]
 larger (256 for 224), as ImageNet's networks are tested."""
 MARGIN = 256 / 224
 Constants = tuple[tuple[float, ...], tuple[float, ...]]
+CIFAR_PICKLE = "found nothing, expected a file of the unpacked archive", "a CIFAR batch"
 CIFAR10: Constants = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 CIFAR100: Constants = ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
 TINY_IMAGENET: Constants = ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262))
@@ -425,17 +426,17 @@ def _cifar(
     _one_of(split, tuple(files))
     folder = _inside(root, name)
     meta_file, names_key = names_at
-    meta = _unpickle(folder / meta_file)
+    meta = unpickled_dictionary(folder / meta_file, *CIFAR_PICKLE)
     if not isinstance(meta.get(names_key), list):
         raise InputError(f"{folder / meta_file}: found no {names_key}, expected the list of class names")
-    names = tuple(map(_text, meta[names_key]))
+    names = tuple(map(as_text, meta[names_key]))
     parts = [_cifar_part(folder / file, label_key, len(names)) for file in files[split]]
     images, labels = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*parts, strict=True))
     return ImageSet(images, labels, names, *constants, split)
 
 
 def _cifar_part(path: Path, label_key: str, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    record = _unpickle(path)
+    record = unpickled_dictionary(path, *CIFAR_PICKLE)
     data, labels = np.asarray(record.get("data")), np.asarray(record.get(label_key))
     if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
         raise InputError(f"{path}: found data of {data.dtype} {data.shape}, expected bytes (n, 3072)")
@@ -446,52 +447,3 @@ def _cifar_part(path: Path, label_key: str, classes: int) -> tuple[np.ndarray, n
             f"{path}: found the label {labels.max()}, expected 0 to {classes - 1} for {classes} class names"
         )
     return data.reshape(-1, 3, 32, 32), labels.astype(np.int64)
-
-
-def _unpickle(path: Path) -> dict[str, Any]:
-    """A pickled dictionary of arrays, lists and text, written by Python 2 or 3."""
-    if not path.is_file():
-        raise InputError(f"{path}: found nothing, expected a file of the unpacked archive")
-    try:
-        with path.open("rb") as file:
-            record = ArraysOnly(file, encoding="bytes").load()
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    except Exception as error:  # a damaged pickle can raise anything
-        raise InputError(f"{path}: found a damaged pickle ({type(error).__name__}), expected a CIFAR batch") from error
-    if not isinstance(record, dict):
-        raise InputError(f"{path}: found a pickled {type(record).__name__}, expected a dictionary")
-    return {_text(key): value for key, value in record.items()}
-
-
-def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
-def _latin1(text: str, encoding: str) -> bytes:
-    """How Python 3 writes bytes in old pickles; any other codec is none of theirs."""
-    if encoding not in ("latin1", "latin-1"):
-        raise InputError(f"found text encoded as {encoding!r}, expected latin1")
-    return text.encode("latin1")
-
-
-_RECONSTRUCT: Any = np.zeros(1).__reduce__()[0]
-_FROM_BUFFER: Any = np.zeros(1).__reduce_ex__(5)[0]
-
-
-class ArraysOnly(pickle.Unpickler):
-    """Builds arrays and the containers that pickle knows itself; any other reference is refused, not imported."""
-
-    ALLOWED: Mapping[tuple[str, str], Any] = {
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("_codecs", "encode"): _latin1,
-        # What rebuilds an array moved between versions of numpy, in archives as well as in the installed one.
-        **{(f"numpy.{core}.multiarray", "_reconstruct"): _RECONSTRUCT for core in ("core", "_core")},
-        **{(f"numpy.{core}.numeric", "_frombuffer"): _FROM_BUFFER for core in ("core", "_core")},
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.ALLOWED:
-            raise InputError(f"found a reference to {module}.{name}, expected only arrays, lists and text")
-        return self.ALLOWED[module, name]

@@ -166,19 +166,17 @@ class VAM(Distilled):
         """The lesson's own layers, which learn beside the student."""
         if lesson in ("kd", "sp"):
             return None
-        blank = torch.zeros(1, self.hparams.channels, self.hparams.image_size, self.hparams.image_size)
-        with torch.no_grad():
-            ours, theirs = (_features(deepcopy(each).eval(), blank)[0] for each in (self.student, self.teacher))
-        if not ours or not theirs:
+        ours, theirs = (network_of(each)[0] for each in (self.student, self.teacher))
+        if not isinstance(ours, CifarClassifier) or not isinstance(theirs, CifarClassifier):
             raise InputError(
                 f"lesson {lesson!r} needs networks that show their inner layers, expected student and teacher among "
                 f"{', '.join(CIFAR_CLASSIFIERS)}"
             )
+        # As many channels have the last maps, and as many numbers what is pooled from them.
+        widths = ours.feature_dim, theirs.feature_dim
         if lesson == "crd":
-            pooled = ours["pooled"].shape[1], theirs["pooled"].shape[1]
-            return ContrastiveRepresentationLoss(*pooled, samples=samples, negatives=negatives)
-        kind = HintLoss if lesson == "fitnets" else FactorLoss
-        return kind(ours["maps"][-1].shape[1], theirs["maps"][-1].shape[1])
+            return ContrastiveRepresentationLoss(*widths, samples=samples, negatives=negatives)
+        return HintLoss(*widths) if lesson == "fitnets" else FactorLoss(*widths)
 
     def adopt(self, data: DataModule) -> None:
         super().adopt(data)

@@ -1,38 +1,80 @@
 """The kinds of data that `ommatid data check` knows: how each is told by its files, its faults, and its records."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from ommatid.classification.data import FORMATS as IMAGE_FORMATS
 from ommatid.classification.data import ImageData, detect_image_format
 from ommatid.data.clip_lists import CLIP_FORMATS, ClipList, clip_splits, detect_clip_format, open_clips
 from ommatid.data.clips import count_frames
-from ommatid.data.few_shot import FEW_SHOT_FORMATS, detect_few_shot_format, read_few_shot
+from ommatid.data.few_shot import FEW_SHOT_FORMATS, FewShotImages, detect_few_shot_format, read_few_shot
 from ommatid.data.images import SUFFIXES as IMAGE_SUFFIXES
-from ommatid.data.images import read_image
-from ommatid.data.label_lists import LABEL_FORMATS, detect_label_format, label_splits, open_labels
+from ommatid.data.images import ImageSet, read_image
+from ommatid.data.label_lists import LABEL_FORMATS, LabelledImages, detect_label_format, label_splits, open_labels
 from ommatid.data.video import SUFFIXES as VIDEO_SUFFIXES
 from ommatid.data.zero_shot import ZERO_SHOT_FORMATS, detect_zero_shot_format, open_zero_shot
 from ommatid.errors import InputError
 from ommatid.grounding.emotions import check_emotions, holds_emotions, read_emotions, summarise_emotions
 from ommatid.grounding.formats import FORMATS as GROUNDING_FORMATS
 from ommatid.grounding.formats import Fault, check_annotations, detect_format, read_annotations, summarise
-from ommatid.recognition.face_data import FACE_FORMATS, FaceData
+from ommatid.recognition.face_data import FACE_FORMATS, FaceData, FaceSet
+
+Splits = dict[str, Any]
 
 
-def kinds_of_data() -> dict[str, tuple[Callable[[Path, str], Iterator[Fault]], Callable[[Path, str], dict[str, Any]]]]:
-    """For every format what finds its faults, and what counts its records."""
+@dataclass(frozen=True)
+class Kind:
+    """One kind of data.
+
+    Attributes:
+        read: the splits as they are read; it raises what makes all of them useless.
+        faults: single records of a split that are no good.
+        count: how many records of which kind a split has.
+        expected: what is said where the splits cannot be read.
+    """
+
+    read: Callable[[Path, str], Splits]
+    faults: Callable[[Path, str, Any], Iterator[Fault]]
+    count: Callable[[Any], dict[str, Any]]
+    expected: str
+
+    def examine(self, root: Path, format: str) -> tuple[list[Fault], Splits]:
+        """All faults, and the counts of every split where nothing is wrong."""
+        try:
+            splits = self.read(root, format)
+        except InputError as error:
+            return [Fault(str(root), "data set", str(error), self.expected)], {}
+        faults = [fault for split, part in splits.items() for fault in self.faults(root, split, part)]
+        return faults, {} if faults else {split: self.count(part) for split, part in splits.items()}
+
+
+def kinds_of_data() -> dict[str, Callable[[Path, str], tuple[list[Fault], Splits]]]:
+    """For every format what finds its faults and, unless one of them cannot be mended, counts its records."""
+    faces = Kind(_read_faces, _face_faults, _count_faces, f"faces in {_one_of(FACE_FORMATS)}")
+    episodes = Kind(_read_episodes, _episode_faults, _count_classes, _one_of(FEW_SHOT_FORMATS))
+    clips = Kind(_read_clips, _clip_faults, _count_clips, _one_of(CLIP_FORMATS))
     return {
-        **dict.fromkeys(GROUNDING_FORMATS, (_grounding_faults, _grounding_splits)),
-        **dict.fromkeys(IMAGE_FORMATS, (_image_faults, _image_splits)),
-        "emotion": (_emotion_faults, _emotion_splits),
-        "clips": (_clip_faults, _clip_splits),
-        **dict.fromkeys(LABEL_FORMATS, (_label_faults, _label_splits)),
-        "faces": (_face_faults, _face_splits),
-        "few-shot": (_few_shot_faults, _few_shot_splits),
-        **dict.fromkeys(ZERO_SHOT_FORMATS, (_zero_shot_faults, _zero_shot_splits)),
+        **dict.fromkeys(GROUNDING_FORMATS, _examine_grounding),
+        "emotion": _examine_emotions,
+        **{name: Kind(_read_images, _image_faults, _count_images, _of(name)).examine for name in IMAGE_FORMATS},
+        "clips": clips.examine,
+        **{name: Kind(_read_labels, _label_faults, _count_labels, _of(name)).examine for name in LABEL_FORMATS},
+        "faces": faces.examine,
+        "few-shot": episodes.examine,
+        **{name: Kind(_read_described, _no_faults, _count_described, _of(name)).examine for name in ZERO_SHOT_FORMATS},
     }
+
+
+def _one_of(formats: Iterable[str]) -> str:
+    return f"one of the formats {', '.join(formats)}"
+
+
+def _of(format: str) -> str:
+    return f"a data set of the format {format}"
 
 
 def detect(root: Path) -> str:
@@ -105,6 +147,13 @@ def _holds_clips(root: Path) -> bool:
     return any(path.suffix.lower() in VIDEO_SUFFIXES - {".gif"} for path in root.rglob("*"))
 
 
+def _examine_grounding(root: Path, format: str) -> tuple[list[Fault], Splits]:
+    faults = list(_grounding_faults(root, format))
+    if not all(fault.mended for fault in faults):
+        return faults, {}
+    return faults, {split: vars(summarise(queries)) for split, queries in read_annotations(root, format).items()}
+
+
 def _grounding_faults(root: Path, format: str) -> Iterator[Fault]:
     unusable = False
     for fault in check_annotations(root, format):
@@ -131,30 +180,27 @@ def _feature_faults(root: Path, format: str) -> Iterator[Fault]:
             yield Fault(str(root), f"video {vid}", str(error), "finite clip features (clips, channels)")
 
 
-def _grounding_splits(root: Path, format: str) -> dict[str, Any]:
-    return {split: vars(summarise(queries)) for split, queries in read_annotations(root, format).items()}
+def _examine_emotions(root: Path, format: str) -> tuple[list[Fault], Splits]:
+    faults = list(check_emotions(root))
+    if not all(fault.mended for fault in faults):
+        return faults, {}
+    return faults, {split: summarise_emotions(clips) for split, clips in read_emotions(root).items()}
 
 
-def _emotion_faults(root: Path, format: str) -> Iterator[Fault]:
-    return check_emotions(root)
+def _read_images(root: Path, format: str) -> Splits:
+    return dict(ImageData(str(root), format).sets)
 
 
-def _emotion_splits(root: Path, format: str) -> dict[str, Any]:
-    return {split: summarise_emotions(clips) for split, clips in read_emotions(root).items()}
+def _image_faults(root: Path, split: str, images: ImageSet) -> Iterator[Fault]:
+    return _unreadable(root, images, f"{split} image")
 
 
-def _image_faults(root: Path, format: str) -> Iterator[Fault]:
-    """Every image is decoded once; one that cannot be is one fault."""
-    try:
-        sets = ImageData(str(root), format).sets
-    except InputError as error:
-        yield Fault(str(root), "data set", str(error), f"a data set of the format {format}")
-        return
-    for split, images in sets.items():
-        yield from _unreadable(root, images, f"{split} image")
+def _count_images(images: ImageSet) -> dict[str, Any]:
+    return {"images": len(images)}
 
 
 def _unreadable(root: Path, images: Any, name: str) -> Iterator[Fault]:
+    """Every image is decoded once; one that cannot be is one fault."""
     for index in range(len(images)):
         try:
             images[index]
@@ -162,102 +208,74 @@ def _unreadable(root: Path, images: Any, name: str) -> Iterator[Fault]:
             yield Fault(str(root), f"{name} {index}", str(error), "a readable image")
 
 
-def _image_splits(root: Path, format: str) -> dict[str, Any]:
-    sets = ImageData(str(root), format).sets
-    return {split: {"images": len(images)} for split, images in sets.items()}
+def _read_labels(root: Path, format: str) -> Splits:
+    return {split: open_labels(root, split, format) for split in label_splits(root, format)}
 
 
-def _label_faults(root: Path, format: str) -> Iterator[Fault]:
-    """Lists are read, and every image is decoded once."""
-    try:
-        lists = {split: open_labels(root, split, format) for split in label_splits(root, format)}
-    except InputError as error:
-        yield Fault(str(root), "data set", str(error), f"a data set of the format {format}")
-        return
-    for split, images in lists.items():
-        for path in images.paths:
-            try:
-                read_image(path)
-            except InputError as error:
-                yield Fault(str(root), f"{split} image {path.name}", str(error), "a readable image")
+def _label_faults(root: Path, split: str, images: LabelledImages) -> Iterator[Fault]:
+    for path in images.paths:
+        try:
+            read_image(path)
+        except InputError as error:
+            yield Fault(str(root), f"{split} image {path.name}", str(error), "a readable image")
 
 
-def _label_splits(root: Path, format: str) -> dict[str, Any]:
-    lists = {split: open_labels(root, split, format) for split in label_splits(root, format)}
-    return {split: {"images": len(images), "labels": len(images.class_names)} for split, images in lists.items()}
+def _count_labels(images: LabelledImages) -> dict[str, Any]:
+    return {"images": len(images), "labels": len(images.class_names)}
 
 
-def _face_faults(root: Path, format: str) -> Iterator[Fault]:
-    """Lists are read, and every face is decoded once."""
-    try:
-        sets = FaceData(str(root)).sets
-    except InputError as error:
-        yield Fault(str(root), "data set", str(error), f"faces in one of the formats {', '.join(FACE_FORMATS)}")
-        return
-    for split, faces in sets.items():
-        yield from _unreadable(root, faces, f"{split} face")
+def _read_faces(root: Path, format: str) -> Splits:
+    return dict(FaceData(str(root)).sets)
 
 
-def _face_splits(root: Path, format: str) -> dict[str, Any]:
-    sets = FaceData(str(root)).sets
-    return {
-        split: {"images": len(faces), "pairs": len(faces) // 2}
-        if faces.listed
-        else {"images": len(faces), "identities": len(faces.labels.unique())}
-        for split, faces in sets.items()
-    }
+def _face_faults(root: Path, split: str, faces: FaceSet) -> Iterator[Fault]:
+    return _unreadable(root, faces, f"{split} face")
 
 
-def _few_shot_faults(root: Path, format: str) -> Iterator[Fault]:
-    """Every image is decoded once, in its own size."""
-    try:
-        sets = read_few_shot(root)
-    except InputError as error:
-        yield Fault(str(root), "data set", str(error), f"one of the formats {', '.join(FEW_SHOT_FORMATS)}")
-        return
-    for split, part in sets.items():
-        yield from _unreadable(root, part.images, f"{split} image")
+def _count_faces(faces: FaceSet) -> dict[str, Any]:
+    if faces.listed:
+        return {"images": len(faces), "pairs": len(faces) // 2}
+    return {"images": len(faces), "identities": len(faces.labels.unique())}
 
 
-def _few_shot_splits(root: Path, format: str) -> dict[str, Any]:
-    sets = read_few_shot(root)
-    return {split: {"images": len(part), "classes": len(part.class_names)} for split, part in sets.items()}
+def _read_episodes(root: Path, format: str) -> Splits:
+    return dict(read_few_shot(root))
 
 
-def _zero_shot_faults(root: Path, format: str) -> Iterator[Fault]:
-    try:
-        open_zero_shot(root, format)
-    except InputError as error:
-        yield Fault(str(root), "data set", str(error), f"a data set of the format {format}")
+def _episode_faults(root: Path, split: str, part: FewShotImages) -> Iterator[Fault]:
+    return _unreadable(root, part.images, f"{split} image")
 
 
-def _zero_shot_splits(root: Path, format: str) -> dict[str, Any]:
+def _count_classes(part: FewShotImages) -> dict[str, Any]:
+    return {"images": len(part), "classes": len(part.class_names)}
+
+
+def _read_described(root: Path, format: str) -> Splits:
+    """The classes of the samples of every split; reading them checks them."""
     source = open_zero_shot(root, format)
-    return {
-        split: {"samples": len(rows), "classes": len(source.labels[rows].unique())}
-        for split, rows in source.splits.items()
-    }
+    return {split: source.labels[rows] for split, rows in source.splits.items()}
 
 
-def _clip_faults(root: Path, format: str) -> Iterator[Fault]:
-    """Lists are read, and the frames of every video are counted once."""
-    try:
-        lists = _clip_lists(root)
-    except InputError as error:
-        yield Fault(str(root), "data set", str(error), f"one of the formats {', '.join(CLIP_FORMATS)}")
-        return
-    for split, videos in lists.items():
-        for record in videos.records:
-            try:
-                count_frames(record.path)
-            except InputError as error:
-                yield Fault(str(root), f"{split} video {record.name}", str(error), "a readable video")
+def _no_faults(root: Path, split: str, part: Any) -> Iterator[Fault]:
+    return iter(())
 
 
-def _clip_splits(root: Path, format: str) -> dict[str, Any]:
-    lists = _clip_lists(root)
-    return {split: {"videos": len(videos), "classes": len(videos.class_names)} for split, videos in lists.items()}
+def _count_described(labels: Tensor) -> dict[str, Any]:
+    return {"samples": len(labels), "classes": len(labels.unique())}
 
 
-def _clip_lists(root: Path) -> dict[str, ClipList]:
+def _read_clips(root: Path, format: str) -> Splits:
     return {split: open_clips(root, split) for split in clip_splits(root)}
+
+
+def _clip_faults(root: Path, split: str, videos: ClipList) -> Iterator[Fault]:
+    """The frames of every video are counted once."""
+    for record in videos.records:
+        try:
+            count_frames(record.path)
+        except InputError as error:
+            yield Fault(str(root), f"{split} video {record.name}", str(error), "a readable video")
+
+
+def _count_clips(videos: ClipList) -> dict[str, Any]:
+    return {"videos": len(videos), "classes": len(videos.class_names)}

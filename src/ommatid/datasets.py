@@ -117,12 +117,11 @@ def check(arguments: Namespace) -> int:
     kinds = kinds_of_data()
     if format not in kinds:
         raise unknown("format", format, kinds)
-    find_faults, summarise_splits = kinds[format]
-    faults = list(find_faults(root, format))
+    faults, splits = kinds[format](root, format)
     broken = [fault for fault in faults if not fault.mended]
     summary: dict[str, Any] = {"root": str(root), "format": format, "faults": len(faults), "not_mended": len(broken)}
     if not broken:
-        summary["splits"] = summarise_splits(root, format)
+        summary["splits"] = splits
     lines = [str(fault) for fault in faults]
     lines.append(f"{root} ({format}): {len(faults)} faults, {len(faults) - len(broken)} of them mended on reading")
     lines += [f"  {name}: {_show(value)}" for name, value in summary.get("splits", {}).items()]

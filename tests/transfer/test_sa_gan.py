@@ -364,7 +364,7 @@ def test_impossible_settings_are_refused(data):
 
 
 @pytest.mark.parametrize("claim", SAGAN.claims, ids=lambda claim: claim.name)
-def test_arms_differ_by_the_part_in_question_and_get_the_same_budget(claim):
+def test_arms_differ_by_the_part_in_question_and_are_tuned_alike(claim):
     method, baseline = (
         next(arm.model for arm in claim.arms.values() if arm.role == role) for role in ("method", "baseline")
     )
@@ -372,7 +372,7 @@ def test_arms_differ_by_the_part_in_question_and_get_the_same_budget(claim):
     assert differing == {"sa-gan": {"constraint_weight"}, "sa-gan-structure": {"structure_weight"}}[claim.name]
     assert len(claim.arms) == 6
     for arm in claim.arms.values():
-        assert arm.model["generator_steps"] == method["generator_steps"]
+        assert not {"generator_steps", "embedding_steps"} & arm.model.keys(), "the lengths are tuned, for all alike"
         assert not arm.data
 
 

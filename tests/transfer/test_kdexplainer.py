@@ -156,7 +156,7 @@ def test_training_leaves_a_picture_of_the_tree(tmp_path):
 
 
 def test_authors_weights_are_read_under_their_names(tmp_path):
-    method = tiny(teacher=None)
+    method = tiny(teacher="digits_cnn")
     state = {"conv1_0.0.weight": torch.zeros(64, 3, 7, 7)}
     torch.manual_seed(5)
     source = ExpertHierarchy(10, 1, width=3, last_width=2, head_hidden=4, head_size=1).state_dict()
@@ -178,6 +178,7 @@ def test_authors_weights_are_read_under_their_names(tmp_path):
     method.load_published(tmp_path / "released.pth")
     for name, tensor in source.items():
         torch.testing.assert_close(method.network.state_dict()[name], tensor)
+    assert not method.teacher_is_trained, "a hierarchy brings no teacher"
 
 
 def test_the_paper_s_larger_hierarchy_builds():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ommatid.classification.classifier import ImageClassifier
 from ommatid.classification.data import ImageData
 from ommatid.classification.task import ImageBatch
-from ommatid.engine.checkpoint import Checkpoint
+from ommatid.engine.checkpoint import Checkpoint, read_foreign
 from ommatid.engine.data import DataModule
 from ommatid.errors import InputError
 from ommatid.transfer.networks import build_classifier, load_classifier, train_classifier
@@ -66,8 +66,13 @@ class Distilled(ImageClassifier):
             self.teacher_is_trained = True
 
     def load_published(self, path: str | Path) -> None:
-        super().load_published(path)
-        self.teacher_is_trained = True
+        state = read_foreign(Path(path))
+        self.load_weights(self.published_state(state), Path(path))
+        self.teacher_is_trained |= self.holds_teacher(state)
+
+    def holds_teacher(self, state: dict[str, Tensor]) -> bool:
+        """Whether released weights are those of a teacher: all that the authors of most methods release are."""
+        return True
 
     def published_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The authors release trained teachers (CIFAR networks): their weights under the names of our teacher."""

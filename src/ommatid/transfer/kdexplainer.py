@@ -241,9 +241,13 @@ class KDExplainer(Distilled):
         _, example, inputs, outputs = super().exportable()
         return _Student(self), example, inputs, outputs
 
+    def holds_teacher(self, state: dict[str, Tensor]) -> bool:
+        """Whether released weights are those of a teacher, not of a hierarchy."""
+        return not any(name.startswith("branch_") for name in state)
+
     def published_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The authors' hierarchy, or a trained teacher (CIFAR networks), under our names."""
-        if not any(name.startswith("branch_") for name in state):
+        if self.holds_teacher(state):
             return super().published_state(state)
         found = published_hierarchy(state, len(self.hparams.experts))
         return {**self.state_dict(), **{f"network.{name}": tensor for name, tensor in found.items()}}

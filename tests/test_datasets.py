@@ -94,6 +94,35 @@ def test_new_classes_are_written_and_check_clean(format, tmp_path, capsys, monke
         assert "val image" in found["records"][0]["record"]
 
 
+@pytest.mark.parametrize(
+    ("name", "formats"), [("world-cutouts", ["folder", "pairs"]), ("world-tissue", ["folder", "tiles"])]
+)
+def test_images_with_masks_are_written_and_check_clean(name, formats, tmp_path, capsys, monkeypatch):
+    from ommatid.data.worlds import cutouts, tissue
+
+    few = {
+        "world-cutouts": cutouts.CutoutWorld(train=4, val=2, test=3, source=2, size=16),
+        "world-tissue": tissue.TissueWorld(labelled=3, unlabelled=1, source=2, val=2, test=3, size=16),
+    }
+    monkeypatch.setattr(cutouts, "CutoutWorld", lambda seed: few["world-cutouts"])
+    monkeypatch.setattr(tissue, "TissueWorld", lambda seed: few["world-tissue"])
+    for format in formats:
+        root = tmp_path / format
+        assert datasets.make(ask(name=name, out=str(root), format=format)) == 0
+        target = root / "target" if name == "world-cutouts" else root
+        capsys.readouterr()
+        code, found = checked(capsys, target)
+        assert (code, found["format"], found["faults"]) == (0, "masks", 0)
+        classes = 2 if (name, format) == ("world-cutouts", "folder") else 1
+        assert found["splits"]["test"] == {"images": 3, "masks": 3, "classes": classes}
+        assert found["splits"]["train"]["images"] == 4
+        assert found["splits"]["train"]["masks"] == (4 if name == "world-cutouts" else 3)
+    next((target / "test" / "masks").glob("*.png")).write_text("no picture")
+    code, found = checked(capsys, target)
+    assert code == 1
+    assert "image" in found["records"][0]["record"]
+
+
 @pytest.mark.parametrize("format", ["table", "xlsa17"])
 def test_described_classes_are_written_and_check_clean(format, tmp_path, capsys):
     root = tmp_path / "described"

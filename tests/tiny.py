@@ -12,6 +12,9 @@ GROUNDING: dict[str, dict[str, Any]] = {
 }
 # For methods that learn from less: their training samples, too, can be scored.
 STANDARD = {**GROUNDING, "data": {**GROUNDING["data"], "view": "standard"}}
+# Critics from the first step on, so that one epoch moves them, too; and a step of few images.
+LISTENING = {"critics_from": 0.0, "adversarial_from": 0.0, "recipe": {"lr": 1e-2}}
+STREAMS = {"shots": 8, "labelled_batch": 4, "batch_size": 4, "steps_per_epoch": 4}
 TINY: dict[str, dict[str, dict[str, Any]]] = {
     "2d-tan": {
         "model": {
@@ -62,6 +65,11 @@ TINY: dict[str, dict[str, dict[str, Any]]] = {
     "dscnet": {
         "model": {"hidden_dim": 16, "code_dim": 16, "clusters": 4},
         **STANDARD,
+    },
+    "evs-net": {
+        "model": {"widths": [8, 16], "critic_base": 4, "critic_blocks": 2, **LISTENING},
+        "data": {"size": 24, "world": {"unlabelled": 6, "val": 4, "test": 8}, **STREAMS},
+        "trainer": {"max_epochs": 1},
     },
     "ecrl": {"model": {"hidden_dim": 16, "projection_dim": 8}, **GROUNDING},
     "lgi": {"model": {"hidden_dim": 16, "attention_dim": 8, "head_dim": 16, "kernel": 3}, **GROUNDING},
@@ -122,6 +130,11 @@ TINY: dict[str, dict[str, dict[str, Any]]] = {
             "world": {"train": 8, "val": 4, "test": 4, "train_pictures": 6, "pictures": 4, "size": 24},
         },
         "trainer": {"max_epochs": 1, "max_steps": -1},
+    },
+    "trans-net": {
+        "model": {"widths": [8, 16], "critic_base": 4, "critic_blocks": 2, **LISTENING},
+        "data": {"size": 24, "world": {"train": 12, "val": 4, "test": 8, "source": 8}, **STREAMS},
+        "trainer": {"max_epochs": 1},
     },
     "vam": {
         "model": {"teacher_steps": 5},

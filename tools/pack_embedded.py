@@ -3,8 +3,9 @@
     python tools/pack_embedded.py PACKAGES [NAME ...]
 
 PACKAGES is a folder with the archives that `sources` of the manifest names: `npm pack @iconify-json/<set>@<version>`
-for icons (drawn by `resvg-py`), `apt-get download` for Debian's, `pip download --no-deps` for Python's. Every file is
-an .npz archive inside .xz; its checksum, its sources and their licences go into `manifest.json`, which a test compares.
+for icons (drawn by `resvg-py`), `npm pack @pmndrs/assets@<version>` for panoramas (decoded by `OpenEXR`), `apt-get
+download` for Debian's, `pip download --no-deps` for Python's. Every file is an .npz archive inside .xz; its checksum,
+its sources and their licences go into `manifest.json`, which a test compares.
 """
 
 import argparse
@@ -19,9 +20,15 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from packs import fashion_mnist, heads, icons
+from packs import fashion_mnist, heads, icons, nuclei, panoramas
 
-PACKS = {"fashion_mnist": fashion_mnist.pack, "heads": heads.pack, "icons": icons.pack}
+PACKS = {
+    "fashion_mnist": fashion_mnist.pack,
+    "heads": heads.pack,
+    "icons": icons.pack,
+    "nuclei": nuclei.pack,
+    "panoramas": panoramas.pack,
+}
 OUT = Path(__file__).parents[1] / "src/ommatid/data/embedded"
 
 

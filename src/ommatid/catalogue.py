@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from ommatid.errors import unknown
 
 FIELDS = {
+    "dense": "image -> mask",
     "grounding": "clip features + sentence -> scored moments",
     "recognition": "image or clip -> label, labels or embedding",
     "transfer": "a trained model, or few or no labels -> a classifier",
@@ -130,6 +131,18 @@ CATALOGUE = (
         year=2023,
     ),
     Entry(
+        name="evs-net",
+        title="Edge-competing Pathological Liver Vessel Segmentation with Limited Labels",
+        field="dense",
+        target="ommatid.dense.evs_net:EVSNet",
+        embedded="world-tissue",
+        summary="Find vessels in tissue from ten labelled patches: two critics compete for where their edge lies.",
+        arxiv="2108.00384",
+        authors="Feng, Z. and Wang, Z. and Wang, X. and Zhang, X. and Cheng, L. and Lei, J. and Wang, Y. and Song, M.",
+        venue="AAAI",
+        year=2021,
+    ),
+    Entry(
         name="kdexplainer",
         title="KDExplainer: A Task-oriented Attention Model for Explaining Knowledge Distillation",
         field="transfer",
@@ -237,6 +250,18 @@ CATALOGUE = (
         "Wan, Y. and Sun, L. and Xiong, Z.",
         venue="Findings of EMNLP",
         year=2022,
+    ),
+    Entry(
+        name="trans-net",
+        title="Visual Boundary Knowledge Translation for Foreground Segmentation",
+        field="dense",
+        target="ommatid.dense.trans_net:TransNet",
+        embedded="world-cutouts",
+        summary="Cut out a new kind of object from ten labels, judged by critics that know other objects' boundaries.",
+        arxiv="2108.00379",
+        authors="Feng, Z. and Cheng, L. and Wang, X. and Wang, X. and Liu, Y. and Du, X. and Song, M.",
+        venue="AAAI",
+        year=2021,
     ),
     Entry(
         name="vam",

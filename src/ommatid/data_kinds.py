@@ -15,6 +15,7 @@ from ommatid.data.few_shot import FEW_SHOT_FORMATS, FewShotImages, detect_few_sh
 from ommatid.data.images import SUFFIXES as IMAGE_SUFFIXES
 from ommatid.data.images import ImageSet, read_image
 from ommatid.data.label_lists import LABEL_FORMATS, LabelledImages, detect_label_format, label_splits, open_labels
+from ommatid.data.masks import MASK_FORMATS, MaskedImages, detect_mask_format, mask_splits, open_masks
 from ommatid.data.video import SUFFIXES as VIDEO_SUFFIXES
 from ommatid.data.zero_shot import ZERO_SHOT_FORMATS, detect_zero_shot_format, open_zero_shot
 from ommatid.errors import InputError
@@ -65,6 +66,7 @@ def kinds_of_data() -> dict[str, Callable[[Path, str], tuple[list[Fault], Splits
         **{name: Kind(_read_labels, _label_faults, _count_labels, _of(name)).examine for name in LABEL_FORMATS},
         "faces": faces.examine,
         "few-shot": episodes.examine,
+        "masks": Kind(_read_masks, _mask_faults, _count_masks, _one_of(MASK_FORMATS)).examine,
         **{name: Kind(_read_described, _no_faults, _count_described, _of(name)).examine for name in ZERO_SHOT_FORMATS},
     }
 
@@ -88,6 +90,8 @@ def detect(root: Path) -> str:
             return described
         if _holds_new_classes(root):
             return "few-shot"
+        if _holds_masks(root):
+            return "masks"
         if _holds_faces(root):
             return "faces"
         if _holds_clips(root):
@@ -135,6 +139,14 @@ def _holds_faces(root: Path) -> bool:
     with listed.open(encoding="utf-8", errors="replace") as lines:
         words = next((line.split() for line in lines if line.strip()), [""])
     return Path(words[0]).suffix.lower() in IMAGE_SUFFIXES
+
+
+def _holds_masks(root: Path) -> bool:
+    """Images with masks; boxes and polygons of COCO are more often used as labels, and are checked so."""
+    try:
+        return detect_mask_format(root) != "coco"
+    except InputError:
+        return False
 
 
 def _holds_clips(root: Path) -> bool:
@@ -248,6 +260,26 @@ def _episode_faults(root: Path, split: str, part: FewShotImages) -> Iterator[Fau
 
 def _count_classes(part: FewShotImages) -> dict[str, Any]:
     return {"images": len(part), "classes": len(part.class_names)}
+
+
+def _read_masks(root: Path, format: str) -> Splits:
+    return {split: open_masks(root, split) for split in mask_splits(root)}
+
+
+def _mask_faults(root: Path, split: str, pictures: MaskedImages) -> Iterator[Fault]:
+    """Every image and every mask is decoded once."""
+    masked = frozenset(pictures.labelled)
+    for number, path in enumerate(pictures.images):
+        try:
+            pictures.pixels(number)
+            if number in masked:
+                pictures.label_map(number)
+        except InputError as error:
+            yield Fault(str(root), f"{split} image {path.name}", str(error), "a readable image and a mask of its size")
+
+
+def _count_masks(pictures: MaskedImages) -> dict[str, Any]:
+    return {"images": len(pictures), "masks": len(pictures.labelled), "classes": len(pictures.class_names)}
 
 
 def _read_described(root: Path, format: str) -> Splits:

@@ -27,6 +27,8 @@ def make(arguments: Namespace) -> int:
         "world-faces": _make_faces,
         "world-glyphs": _make_glyphs,
         "world-attributes": _make_attributes,
+        "world-cutouts": _make_cutouts,
+        "world-tissue": _make_tissue,
         "digits": _make_images,
         "fashion-mnist": _make_images,
     }
@@ -85,6 +87,18 @@ def _make_attributes(arguments: Namespace) -> dict[str, Any]:
     from ommatid.data.worlds.attributes import AttributeWorld
 
     return {"counts": AttributeWorld(seed=arguments.seed).write(arguments.out, arguments.format or "table")}
+
+
+def _make_cutouts(arguments: Namespace) -> dict[str, Any]:
+    from ommatid.data.worlds.cutouts import CutoutWorld
+
+    return {"counts": CutoutWorld(seed=arguments.seed).write(arguments.out, arguments.format or "folder")}
+
+
+def _make_tissue(arguments: Namespace) -> dict[str, Any]:
+    from ommatid.data.worlds.tissue import TissueWorld
+
+    return {"counts": TissueWorld(seed=arguments.seed).write(arguments.out, arguments.format or "folder")}
 
 
 def _make_images(arguments: Namespace) -> dict[str, Any]:

@@ -47,6 +47,24 @@ def test_the_slope_is_taken_between_real_and_fake_samples():
     assert 0 <= share.detach().min() < share.detach().max() <= 1
 
 
+def test_images_are_penalised_over_all_their_pixels_and_patches_together():
+    images = torch.randn(3, 2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = gradient_penalty(lambda x: x.sum(dim=1, keepdim=True), images, images + 1)
+    assert float(found) == pytest.approx(((2 * 4 * 4) ** 0.5 - 1) ** 2)
+
+
+def test_points_can_be_given():
+    seen = []
+
+    def critic(x):
+        seen.append(x.detach())
+        return x.sum(dim=1)
+
+    gradient_penalty(critic, points(2), points(3), share=torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0, 1.0]))
+    torch.testing.assert_close(seen[0][1::2], points(2)[1::2])
+    torch.testing.assert_close(seen[0][::2], points(3)[::2])
+
+
 def test_gradients_reach_the_critic_and_not_the_samples():
     weight, real, fake = points(1, 1)[0].requires_grad_(), points(2).requires_grad_(), points(3).requires_grad_()
     gradient_penalty(lambda x, _: (x @ weight).square(), real, fake, points(4)).backward()

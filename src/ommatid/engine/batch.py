@@ -13,6 +13,8 @@ B = TypeVar("B", bound="Batch")
 class Batch:
     """Base of every field's batch and prediction: a dataclass whose tensors (or dicts of them) share their first axis.
 
+    A batch may also be made of batches, one of every stream; these can differ in length, and its own is the first's.
+
     Lightning moves anything with a `to` method, so a batch arrives on the right device by itself.
 
     Examples:
@@ -37,12 +39,14 @@ class Batch:
         return self._each(lambda tensor: tensor[index])
 
     def __len__(self) -> int:
-        return next(len(value) for value in vars(self).values() if isinstance(value, Tensor))
+        return next(len(value) for value in vars(self).values() if isinstance(value, Tensor | Batch))
 
     def _each(self: B, function: Any) -> B:
         def apply(value: Any) -> Any:
             if isinstance(value, Mapping):
                 return {name: apply(item) for name, item in value.items()}
+            if isinstance(value, Batch):
+                return value._each(function)
             return function(value) if isinstance(value, Tensor) else value
 
         return replace(self, **{f.name: apply(getattr(self, f.name)) for f in fields(self)})

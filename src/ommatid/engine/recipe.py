@@ -1,8 +1,9 @@
 """How a method is trained: optimiser and schedule as data, built by timm and torch."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, Literal, get_args
 
 from torch import nn
@@ -18,11 +19,17 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
+from ommatid.engine.ralamb import Ralamb
 from ommatid.errors import InputError, unknown
 
 Schedule = Literal["constant", "linear", "cosine", "onecycle", "inverse_sqrt", "step"]
 ENDLESS = ("constant", "inverse_sqrt")
 """Schedules that need not know how long the run is."""
+OWN_OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "ralamb": Ralamb,
+    "ralamb-released": partial(Ralamb, lookahead_steps=0.5, lookahead_share=6.0),
+}
+"""Optimisers that timm does not have. In the code of Trans-Net two arguments of the look-ahead are swapped."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class Recipe:
 
     Attributes:
         optimizer: any name that timm knows ("adamw", "lamb", ...); "sgd" has plain momentum as in torch, "nesterov"
-            Nesterov's.
+            Nesterov's; or one of `OWN_OPTIMIZERS`.
         betas: Adam's; the optimiser's own where None.
         schedule: shape of the learning rate over the run. "inverse_sqrt" falls with the root of the step after the
             warm-up; "step" multiplies by `gamma` at each milestone.
@@ -90,7 +97,7 @@ def build_optimizer(phase: Phase) -> Optimizer:
     from timm.optim import create_optimizer_v2, list_optimizers
 
     recipe = phase.recipe
-    known = [str(name) for name in list_optimizers()]
+    known = [*(str(name) for name in list_optimizers()), *OWN_OPTIMIZERS]
     if recipe.optimizer.lower() not in known:
         raise unknown("optimizer", recipe.optimizer, known)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -103,6 +110,8 @@ def build_optimizer(phase: Phase) -> Optimizer:
         for (factor, decay), members in groups.items()
     ]
     options: dict[str, Any] = {} if recipe.betas is None else {"betas": tuple(recipe.betas)}
+    if recipe.optimizer.lower() in OWN_OPTIMIZERS:
+        return OWN_OPTIMIZERS[recipe.optimizer.lower()](params, lr=recipe.lr, **options)
     try:
         return create_optimizer_v2(
             params,

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Scores = Float[Tensor, " batch"]
-Critic = Callable[[Tensor, Tensor], Tensor]
+Scores = Float[Tensor, "*scores"]
+Critic = Callable[..., Tensor]
 
 
 def critic_loss(real_scores: Scores, fake_scores: Scores) -> Float[Tensor, ""]:
@@ -27,31 +27,35 @@ def generator_loss(fake_scores: Scores) -> Float[Tensor, ""]:
 
 def gradient_penalty(
     critic: Critic,
-    real: Float[Tensor, "batch feature"],
-    fake: Float[Tensor, "batch feature"],
-    condition: Float[Tensor, "batch attribute"],
+    real: Float[Tensor, "batch *feature"],
+    fake: Float[Tensor, "batch *feature"],
+    condition: Float[Tensor, "batch attribute"] | None = None,
     generator: torch.Generator | None = None,
+    share: Float[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, ""]:
     """Mean squared distance from 1 of the critic's slope, at random points between real and fake samples (E8, E10).
 
-    The slope is taken along the features alone: a condition is given, and nothing moves between two of them.
+    The slope is that of the sum of a sample's scores along all of its features; a condition is given, and nothing moves
+    between two of them.
 
     Args:
-        critic: scores of features under conditions.
+        critic: scores of features, one or many for each sample; under conditions where there are any.
         generator: of the points; torch's global one where None.
+        share: of the real sample in every point; drawn uniformly where None.
 
     Examples:
         >>> weight = torch.tensor([0.6, 0.8])
         >>> points, told = torch.randn(5, 2), torch.randn(5, 3)
         >>> round(float(gradient_penalty(lambda x, a: x @ weight + a.sum(1), points, points + 1, told)), 4)
         0.0
-        >>> round(float(gradient_penalty(lambda x, a: 3 * x @ weight, points, points + 1, told)), 4)
+        >>> round(float(gradient_penalty(lambda x: 3 * x @ weight, points, points + 1)), 4)
         4.0
     """
-    share = torch.rand(len(real), 1, generator=generator, device=generator.device if generator else real.device)
-    share = share.to(real.device, real.dtype)
+    if share is None:
+        share = torch.rand(len(real), generator=generator, device=generator.device if generator else real.device)
+    share = share.to(real.device, real.dtype).view(-1, *[1] * (real.ndim - 1))
     between = (share * real.detach() + (1 - share) * fake.detach()).requires_grad_()
     with torch.enable_grad():
-        scores = critic(between, condition)
+        scores = critic(between) if condition is None else critic(between, condition)
         (slope,) = torch.autograd.grad(scores.float().sum(), between, create_graph=True)
-    return (torch.linalg.vector_norm(slope.float(), dim=1) - 1).square().mean()
+    return (torch.linalg.vector_norm(slope.float().flatten(1), dim=1) - 1).square().mean()

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ommatid.data.images import SPLITS
 from ommatid.data.new_folder import new_folder
+from ommatid.data.worlds.drawing import grid, own_frame, rgb
 from ommatid.errors import InputError, unknown
 
 VALUES: Mapping[str, tuple[str, ...]] = {
@@ -247,34 +248,17 @@ def _render(size: int, noise: float, generator: torch.Generator) -> ShapeScenes:
     half = torch.tensor(HALF_SIZES)[extent] * draw(0.9, 1.1)
     poses = torch.cat([place, half[:, None], draw(-0.4, 0.4, 1)], dim=-1)
 
-    u, v = _within(poses, size)
+    u, v = own_frame(poses, size)
     masks = _inside(u, v, shape)
     gain = _gain(u, v, texture, draw(1.5, 2.5), draw(0.0, 2 * math.pi))
-    colour = _rgb((hue + draw(-0.15, 0.15)) / 6, 0.8, draw(0.75, 1.0))
-    ground = _rgb(background / 6, 0.35, draw(0.25, 0.5))
+    colour = rgb((hue + draw(-0.15, 0.15)) / 6, 0.8, draw(0.75, 1.0))
+    ground = rgb(background / 6, 0.35, draw(0.25, 0.5))
     wave = _wave(size, draw(2.0, 8.0, 2), draw(0.0, 2 * math.pi, 2))
     images = torch.where(
         masks[:, None], gain[:, None] * colour[..., None, None], wave[:, None] * ground[..., None, None]
     )
     images = images + noise * torch.randn(images.shape, generator=generator)
     return ShapeScenes((images.clamp(0, 1) * 255).round().to(torch.uint8), factors, masks, poses)
-
-
-def _grid(size: int) -> tuple[Float[Tensor, "size size"], Float[Tensor, "size size"]]:
-    """Across and down, from -1 to 1 between the borders, at the middles of pixels."""
-    axis = (torch.arange(size) + 0.5) * 2 / size - 1
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
-    return x, y
-
-
-def _within(
-    poses: Float[Tensor, "scene 4"], size: int
-) -> tuple[Float[Tensor, "scene size size"], Float[Tensor, "scene size size"]]:
-    """Coordinates of every pixel in the shape's own frame, of which it fills (-1, 1)."""
-    x, y = _grid(size)
-    left, top, half, angle = (each[:, None, None] for each in poses.unbind(-1))
-    x, y = (x - left) / half, (y - top) / half
-    return angle.cos() * x + angle.sin() * y, angle.cos() * y - angle.sin() * x
 
 
 def _inside(
@@ -317,14 +301,8 @@ def _wave(
 ) -> Float[Tensor, "scene size size"]:
     """A weak sinusoid in both directions, between 0.6 and 1."""
     (over_x, over_y), (at_x, at_y) = ((each[..., None, None]).unbind(1) for each in (frequency, phase))
-    x, y = _grid(size)
+    x, y = grid(size)
     return 0.8 + 0.2 * torch.sin(over_x * x + at_x) * torch.sin(over_y * y + at_y)
-
-
-def _rgb(hue: Float[Tensor, "scene"], saturation: float, value: Float[Tensor, "scene"]) -> Float[Tensor, "scene 3"]:
-    """Colours of HSV; hues repeat after 1."""
-    sixth = (torch.tensor([5.0, 3.0, 1.0]) + 6 * hue[:, None]) % 6
-    return value[:, None] * (1 - saturation * torch.minimum(sixth, 4 - sixth).clamp(0, 1))
 
 
 def _check_all_seen(train: ShapeScenes, factors: Sequence[str]) -> None:

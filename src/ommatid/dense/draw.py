@@ -1,0 +1,42 @@
+"""Pictures of the field: an image with its foreground lit."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from ommatid.engine.checkpoint import write_aside
+from ommatid.nn.morphology import edge_band
+
+LIGHT = (0.98, 0.75, 0.15)
+DIMMED, EDGE = 0.45, 3
+
+
+def lit(image: Float[Tensor, "3 height width"], mask: Bool[Tensor, "height width"]) -> UInt8[Tensor, "height width 3"]:
+    """The image, darker outside the mask, and a bright line along its edge.
+
+    Examples:
+        >>> lit(torch.ones(3, 8, 8), torch.ones(8, 8, dtype=torch.bool)).float().mean()
+        tensor(255.)
+    """
+    shown = image.float().cpu().clamp(0, 1) * (DIMMED + (1 - DIMMED) * mask.cpu())
+    band = edge_band(mask.cpu().float()[None, None], EDGE)[0, 0] > 0
+    shown = torch.where(band, torch.tensor(LIGHT)[:, None, None], shown)
+    return (shown * 255).round().to(torch.uint8).permute(1, 2, 0)
+
+
+def draw_mask(image: Float[Tensor, "3 height width"], mask: Bool[Tensor, "height width"], path: Path) -> None:
+    """`lit` as a picture file."""
+    _save(lit(image, mask).numpy(), path)
+
+
+def save_mask(mask: UInt8[Tensor, "height width"], path: Path) -> None:
+    """A mask or label map as a PNG file, its values as they are."""
+    _save(mask.cpu().numpy(), path)
+
+
+def _save(pixels: np.ndarray, path: Path) -> None:
+    write_aside(path, lambda aside: Image.fromarray(pixels).save(aside, format="PNG"))

@@ -1,0 +1,145 @@
+import pytest
+import torch
+
+from dense.made import Constant, evs_net, masked, step, trans_net
+from ommatid.errors import InputError
+from ommatid.losses.dice import dice_loss
+from ommatid.losses.equivariance import equivariance_loss, turn
+
+
+class Recorded:
+    """A method whose updates are noted instead of made."""
+
+    def __init__(self, method, share=1.0):
+        self.method, self.updates, self.parts = method, [], {}
+        kind = type(method)
+        method.update = lambda *names, loss: self.updates.append((names, float(loss)))
+        method.report = lambda **parts: self.parts.update(parts)
+        method.__class__ = type("At", (kind,), {"share_done": property(lambda _: share)})
+
+
+def run(settings, batch_idx=0, share=1.0, make=trans_net):
+    recorded = Recorded(make(**settings), share)
+    recorded.method.training_step(step(), batch_idx)
+    return recorded
+
+
+def names(recorded):
+    return [found for (found,), _ in recorded.updates]
+
+
+def test_critics_labels_and_unlabelled_images_take_turns():
+    assert names(run({})) == ["critics", "segmenter", "segmenter"]
+    for number in (1, 2, 3, 4):
+        assert names(run({}, number)) == ["critics", "segmenter"]
+    assert names(run({}, 5)) == ["critics", "segmenter", "segmenter"]
+
+
+def test_together_there_is_one_update_of_all_terms():
+    recorded = run({"together": True, "adversarial_every": 1})
+    assert names(recorded) == ["critics", "segmenter"]
+    total = sum(float(recorded.parts[name]) for name in ("loss", "turned", "adversarial"))
+    assert recorded.updates[-1][1] == pytest.approx(total, rel=1e-5)
+
+
+def test_critics_start_when_asked_and_are_listened_to_later():
+    settings = {"critics_from": 0.3, "adversarial_from": 0.4, "adversarial_every": 1, "self_weight": 0.0}
+    assert names(run(settings, share=0.2)) == ["segmenter"]
+    assert names(run(settings, share=0.35)) == ["critics", "segmenter"]
+    late = run(settings, share=0.45)
+    assert names(late) == ["critics", "segmenter", "segmenter"]
+    assert "adversarial" in late.parts
+
+
+def test_without_judges_there_are_labels_alone():
+    method = trans_net(judges=[], self_weight=0.0, together=True)
+    assert list(method.phases()) == ["segmenter"]
+    assert names(run({"judges": [], "self_weight": 0.0, "together": True, "adversarial_every": 1})) == ["segmenter"]
+    assert names(run({"judges": [], "self_weight": 1.0, "adversarial_every": 1})) == ["segmenter", "segmenter"]
+
+
+def test_the_labelled_loss_is_overlap_and_equivariance():
+    method, batch = trans_net(self_weight=0.7), masked(3)
+    torch.manual_seed(1)
+    found = method.labelled_loss(batch)
+    torch.manual_seed(1)
+    quarters = int(torch.randint(1, 3, ()))
+    predicted, of_turned = method(batch.images), method(turn(batch.images, quarters))
+    expected = dice_loss(predicted, batch.masks, batch.valid) + 0.7 * equivariance_loss(predicted, of_turned, quarters)
+    torch.testing.assert_close(found, expected)
+
+
+def test_quarter_and_half_turns_are_drawn():
+    method, seen = trans_net(), set()
+
+    class Corner(torch.nn.Module):
+        def forward(self, images):
+            seen.add(tuple(torch.round(images[0, 0, ::15, ::15], decimals=3).flatten().tolist()))
+            return images[:, :1]
+
+    method.network = Corner()
+    images = masked(1).images
+    for seed in range(8):
+        torch.manual_seed(seed)
+        method.self_loss(images, images[:, :1])
+    corners = {tuple(torch.round(turn(images, q)[0, 0, ::15, ::15], decimals=3).flatten().tolist()) for q in (1, 2)}
+    assert seen == corners
+
+
+def test_labelled_images_get_backgrounds_of_the_source():
+    batch = step(labelled=3)
+    same = trans_net(paste=0.0).composited(batch)
+    assert same is batch.labelled
+    pasted = trans_net(paste=1.0).composited(batch)
+    inside = batch.labelled.masks.expand(-1, 3, -1, -1) > 0
+    assert torch.equal(pasted.images[inside], batch.labelled.images[inside])
+    assert not torch.equal(pasted.images[~inside], batch.labelled.images[~inside])
+    assert torch.equal(pasted.masks, batch.labelled.masks)
+    batch.labelled.valid[0, 0, 0, 0] = False
+    torch.testing.assert_close(trans_net(paste=1.0).composited(batch).images[0], batch.labelled.images[0])
+
+
+def test_the_segmenter_learns_from_critics_and_they_do_not_learn_from_it():
+    method = Recorded(trans_net(self_weight=0.0)).method
+    losses = method.unlabelled_losses(masked(2).images)
+    assert set(losses) == {"adversarial"}
+    losses["adversarial"].backward()
+    assert any(parameter.grad is not None for parameter in method.network.parameters())
+    assert all(parameter.grad is None for parameter in method.critics.parameters())
+    assert all(parameter.requires_grad for parameter in method.critics.parameters())
+
+
+def test_masks_of_unlabelled_images_make_no_difference():
+    """Whatever stands there: the step is the same."""
+    outcomes = []
+    for value in (0.0, 1.0):
+        recorded, batch = Recorded(trans_net()), step()
+        batch.unlabelled.masks.fill_(value)
+        torch.manual_seed(0)
+        recorded.method.training_step(batch, 0)
+        outcomes.append(recorded.updates)
+    assert outcomes[0] == outcomes[1]
+
+
+def test_a_clamp_is_the_released_activation():
+    method = trans_net(activation="clamp")
+    method.network = Constant(1.7)
+    assert method(masked(1).images).eq(1).all()
+    method.network = Constant(0.3)
+    torch.testing.assert_close(method(masked(1).images), torch.full((1, 1, 16, 16), 0.3))
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"judges": ["upper"]}, "unknown judge 'upper'"),
+        ({"critics_from": 1.5}, r"critics_from must lie in \[0, 1\], found 1.5"),
+        ({"paste": -1.0}, r"paste must lie in \[0, 1\], found -1"),
+        ({"adversarial_every": 0}, "adversarial_every must be at least 1, found 0"),
+        ({"critic_blocks": 6}, "critic_blocks is 6, which halves images to nothing below 64 pixels"),
+    ],
+)
+@pytest.mark.parametrize("make", [trans_net, evs_net])
+def test_impossible_settings_are_refused(make, settings, sentence):
+    with pytest.raises(InputError, match=sentence):
+        make(**settings)

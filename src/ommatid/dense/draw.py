@@ -1,6 +1,9 @@
 """Pictures of the field: an image with its foreground lit."""
 
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,11 +11,13 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from ommatid.dense.windows import tiff_library
 from ommatid.engine.checkpoint import write_aside
 from ommatid.nn.morphology import edge_band
 
 LIGHT = (0.98, 0.75, 0.15)
 DIMMED, EDGE = 0.45, 3
+MOST_PIXELS = 50_000_000
 
 
 def lit(image: Float[Tensor, "3 height width"], mask: Bool[Tensor, "height width"]) -> UInt8[Tensor, "height width 3"]:
@@ -36,6 +41,28 @@ def draw_mask(image: Float[Tensor, "3 height width"], mask: Bool[Tensor, "height
 def save_mask(mask: UInt8[Tensor, "height width"], path: Path) -> None:
     """A mask or label map as a PNG file, its values as they are."""
     _save(mask.cpu().numpy(), path)
+
+
+def save_large_mask(masks: Iterable[Bool[Tensor, "_ width"]], size: tuple[int, int], path: Path) -> Path:
+    """A mask that comes row by row: `<name>.mask.png`, and from `MOST_PIXELS` on `.tif`, which is written in parts.
+
+    Raises:
+        InputError: tifffile, which writes the latter, is not installed.
+    """
+    if size[0] * size[1] < MOST_PIXELS:
+        place = path.with_suffix(".mask.png")
+        save_mask(torch.cat(list(masks)).to(torch.uint8) * 255, place)
+        return place
+    tifffile, place = tiff_library(path), path.with_suffix(".mask.tif")
+    strips = ((part.to(torch.uint8) * 255).numpy() for part in masks)
+    write_aside(place, lambda aside: _write_strips(tifffile, aside, strips, size))
+    return place
+
+
+def _write_strips(tifffile: Any, path: Path, strips: Iterator[np.ndarray], size: tuple[int, int]) -> None:
+    first = next(strips)
+    with tifffile.TiffWriter(path) as file:
+        file.write(chain([first], strips), shape=size, dtype=np.uint8, rowsperstrip=len(first), compression="zlib")
 
 
 def _save(pixels: np.ndarray, path: Path) -> None:

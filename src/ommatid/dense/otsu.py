@@ -20,9 +20,22 @@ def otsu_threshold(maps: Float[Tensor, "*map height width"]) -> Float[Tensor, "*
     levels = (maps.float().clamp(0, 1) * (LEVELS - 1)).round().long().flatten(-2)
     counts = torch.zeros(*levels.shape[:-1], LEVELS, dtype=torch.float64, device=maps.device)
     counts.scatter_add_(-1, levels, torch.ones_like(levels, dtype=torch.float64))
-    values = torch.arange(LEVELS, dtype=torch.float64, device=maps.device)
+    return otsu_of_counts(counts).to(maps)
+
+
+def otsu_of_counts(counts: Float[Tensor, "*map level"]) -> Float[Tensor, "*map"]:
+    """The same from how often each of the 256 values occurs.
+
+    Examples:
+        >>> counts = torch.zeros(LEVELS)
+        >>> counts[[20, 200]] = 5.0
+        >>> round(float(otsu_of_counts(counts) * 255))
+        21
+    """
+    counts = counts.double()
+    values = torch.arange(LEVELS, dtype=torch.float64, device=counts.device)
     below, weighted = counts.cumsum(dim=-1), (counts * values).cumsum(dim=-1)
     above, all_weighted = below[..., -1:] - below, weighted[..., -1:]
     gap = weighted / below.clamp(min=1) - (all_weighted - weighted) / above.clamp(min=1)
     between = torch.where((below > 0) & (above > 0), below * above * gap.square(), -1.0)
-    return ((between.argmax(dim=-1) + 1) / (LEVELS - 1)).to(maps)
+    return (between.argmax(dim=-1) + 1).float() / (LEVELS - 1)

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from ommatid.data.images import read_image
 from ommatid.dense.data import MaskData
-from ommatid.dense.otsu import otsu_threshold
+from ommatid.dense.otsu import otsu_of_counts, otsu_threshold
 from ommatid.dense.segmentation_metrics import SegmentationScores, confusion_matrices
-from ommatid.dense.task import MaskBatch, Segmentation
+from ommatid.dense.task import LEVELS, MaskBatch, Segmentation, TiledSegmentation, shown_step
+from ommatid.dense.windows import map_in_bands, open_bands
 from ommatid.engine.data import DataModule
 from ommatid.engine.method import Method
 from ommatid.errors import InputError, unknown
@@ -63,24 +64,52 @@ class Segmenter(Method):
         return maps.new_full((len(maps),), 0.5)
 
     @torch.no_grad()
-    def predict(self, image: str | Path, threshold: float | None = None) -> Segmentation:
+    def predict(
+        self, image: str | Path, threshold: float | None = None, tile: int | None = None, overlap: float = 0.5
+    ) -> Segmentation | TiledSegmentation:
         """The foreground of your own image, in its own size.
 
         Args:
-            image: picture file; it is resized to what was trained on, and its map back.
+            image: picture file; it is resized to what was trained on, and its map back, unless there are tiles.
             threshold: from which probability on a pixel is foreground; what the method was trained with where None.
+            tile: side in pixels of windows that are seen one by one, for images that show more than those of training
+                did. TIFF files are read in parts: of any size, they need memory for one byte a pixel.
+            overlap: share of a window that the next one sees, too; their probabilities are averaged.
 
         Raises:
-            InputError: the file is missing or no readable picture, or the threshold lies outside [0, 1].
+            InputError: the file is missing or no readable picture, or an argument lies outside its range.
         """
         if threshold is not None and not 0 <= threshold <= 1:
             raise InputError(f"threshold must lie in [0, 1], found {threshold}")
+        if tile is not None:
+            return self._predict_tiles(Path(image), threshold, tile, overlap)
         pixels, size = read_image(image).float() / 255, int(self.hparams.image_size)
         small = F.interpolate(pixels[None], (size, size), mode="bilinear", antialias=True, align_corners=False)
         maps = self.eval()(small.to(self.device)).float()
         chosen = float(self.thresholds(maps)[0]) if threshold is None else threshold
         whole = F.interpolate(maps, pixels.shape[1:], mode="bilinear", align_corners=False)[0, 0].cpu()
         return Segmentation(pixels, whole, chosen)
+
+    def _predict_tiles(self, path: Path, threshold: float | None, tile: int, overlap: float) -> TiledSegmentation:
+        image, size = open_bands(path), int(self.hparams.image_size)
+        self.eval()
+
+        def maps(windows: Images) -> Probabilities:
+            small = F.interpolate(windows, (size, size), mode="bilinear", antialias=True, align_corners=False)
+            return F.interpolate(
+                self(small.to(self.device)).float(), (tile, tile), mode="bilinear", align_corners=False
+            )
+
+        levels = torch.empty(image.height, image.width, dtype=torch.uint8)
+        step, shown, counts = shown_step(image.height, image.width), [], torch.zeros(LEVELS + 1)
+        for top, pixels, found in map_in_bands(maps, image, tile, overlap):
+            band = (found * LEVELS).round().to(torch.uint8)
+            levels[top : top + len(band)] = band
+            counts += band.flatten().bincount(minlength=len(counts))
+            shown.append(pixels[:, -top % step :: step, ::step])
+        usual = float(otsu_of_counts(counts)) if self.hparams.threshold == "otsu" else 0.5
+        chosen = usual if threshold is None else threshold
+        return TiledSegmentation(torch.cat(shown, dim=1).float() / 255, levels, chosen)
 
     def exportable(self) -> tuple[nn.Module, tuple[Tensor, ...], tuple[str, ...], tuple[str, ...]]:
         """A plain-tensor network, example inputs, and the names of inputs and outputs."""

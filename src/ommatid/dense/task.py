@@ -1,11 +1,12 @@
 """The contract of masks: an image in, the probability of the foreground at every pixel out."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from ommatid.engine.batch import Batch
@@ -42,6 +43,11 @@ class BoundaryBatch(Batch):
     labelled: MaskBatch
 
 
+LEVELS = 255
+MOST_SHOWN = 2048
+"""Longest side of a drawing of an image that was seen in windows, in pixels."""
+
+
 @dataclass(frozen=True)
 class Segmentation:
     """The foreground of a user's own image, in the image's own size.
@@ -60,18 +66,7 @@ class Segmentation:
 
     def to_json(self) -> dict[str, Any]:
         """Share of the image, and the box (left, top, right, bottom in pixels) of all foreground; None without any."""
-        mask = self.mask
-        rows, columns = mask.any(dim=1).nonzero()[:, 0], mask.any(dim=0).nonzero()[:, 0]
-        box = None
-        if len(rows):
-            box = [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
-        return {
-            "width": mask.shape[1],
-            "height": mask.shape[0],
-            "foreground": round(float(mask.float().mean()), 4),
-            "box": box,
-            "threshold": round(self.threshold, 4),
-        }
+        return {**_told([self.mask]), "threshold": round(self.threshold, 4)}
 
     def draw(self, path: Path) -> None:
         """The image with its foreground lit; beside it `<name>.mask.png`, 255 where the foreground is."""
@@ -79,3 +74,55 @@ class Segmentation:
 
         draw_mask(self.image, self.mask, path)
         save_mask(self.mask.to(torch.uint8) * 255, path.with_suffix(".mask.png"))
+
+
+@dataclass(frozen=True)
+class TiledSegmentation:
+    """The foreground of an image of any size that was seen in windows.
+
+    Attributes:
+        shown: the image, no side longer than `MOST_SHOWN` pixels.
+        levels: probabilities in steps of 1/255, in the image's own size.
+    """
+
+    shown: Float[Tensor, "3 rows columns"]
+    levels: UInt8[Tensor, "height width"]
+    threshold: float
+
+    def masks(self, rows: int = 512) -> Iterator[Bool[Tensor, "rows width"]]:
+        """The mask, some rows at a time: as a whole it would be as large as the levels."""
+        for part in self.levels.split(rows):
+            yield part >= self.threshold * LEVELS
+
+    def to_json(self) -> dict[str, Any]:
+        """As of `Segmentation`."""
+        return {**_told(list(self.masks())), "threshold": round(self.threshold, 4)}
+
+    def draw(self, path: Path) -> None:
+        """The image with its foreground lit; beside it the mask, `<name>.mask.png`, or `.tif` of a large image."""
+        from ommatid.dense.draw import draw_mask, save_large_mask
+
+        height, width = self.levels.shape
+        step = shown_step(height, width)
+        draw_mask(self.shown, self.levels[::step, ::step] >= self.threshold * LEVELS, path)
+        save_large_mask(self.masks(), (height, width), path)
+
+
+def shown_step(height: int, width: int) -> int:
+    """Every how many pixels of a large image are shown.
+
+    Examples:
+        >>> shown_step(2048, 100), shown_step(20_000, 100)
+        (1, 10)
+    """
+    return -(-max(height, width) // MOST_SHOWN)
+
+
+def _told(masks: list[Bool[Tensor, "_ width"]]) -> dict[str, Any]:
+    """Sizes, share and box of a mask that comes in one part or in several, one below the other."""
+    columns = torch.stack([part.any(dim=0) for part in masks]).any(dim=0).nonzero()[:, 0]
+    rows = torch.cat([part.any(dim=1) for part in masks]).nonzero()[:, 0]
+    height, width = sum(len(part) for part in masks), masks[0].shape[1]
+    box = [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1] if len(rows) else None
+    share = sum(int(part.sum()) for part in masks) / (height * width)
+    return {"width": width, "height": height, "foreground": round(share, 4), "box": box}

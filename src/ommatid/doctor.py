@@ -13,6 +13,7 @@ EXTRAS = {
     "transformers": "text",
     "torch_geometric": "graphs",
     "monai": "volumes",
+    "tifffile": "slides",
     "ray": "cluster",
     "onnx": "export",
 }

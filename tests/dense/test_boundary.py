@@ -78,11 +78,11 @@ def test_quarter_and_half_turns_are_drawn():
             return images[:, :1]
 
     method.network = Corner()
-    images = masked(1).images
+    part = masked(1)
     for seed in range(8):
         torch.manual_seed(seed)
-        method.self_loss(images, images[:, :1])
-    corners = {tuple(torch.round(turn(images, q)[0, 0, ::15, ::15], decimals=3).flatten().tolist()) for q in (1, 2)}
+        method.self_loss(part, part.images[:, :1])
+    corners = {tuple(torch.round(turn(part.images, q)[0, 0, ::15, ::15], decimals=3).flatten().tolist()) for q in (1, 2)}
     assert seen == corners
 
 
@@ -101,7 +101,7 @@ def test_labelled_images_get_backgrounds_of_the_source():
 
 def test_the_segmenter_learns_from_critics_and_they_do_not_learn_from_it():
     method = Recorded(trans_net(self_weight=0.0)).method
-    losses = method.unlabelled_losses(masked(2).images)
+    losses = method.unlabelled_losses(masked(2))
     assert set(losses) == {"adversarial"}
     losses["adversarial"].backward()
     assert any(parameter.grad is not None for parameter in method.network.parameters())

@@ -168,7 +168,7 @@ def test_one_cycle_keeps_the_multipliers():
     assert sorted(highest) == pytest.approx([0.1, 1.0], rel=0.02)
 
 
-@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "onecycle", "step", "inverse_sqrt"])
+@pytest.mark.parametrize("schedule", ["constant", "linear", "poly", "cosine", "onecycle", "step", "inverse_sqrt"])
 def test_a_schedule_takes_the_step_that_lightning_makes_behind_the_last_update(schedule):
     for warmup in (0, 2, 5):
         assert len(trace(Recipe("sgd", schedule=schedule, warmup_steps=warmup), 5)) == 5

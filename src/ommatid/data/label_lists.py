@@ -125,7 +125,7 @@ def detect_label_format(root: str | Path) -> str:
         InputError: the folder is missing, or in none of the formats.
     """
     root = existing_folder(Path(root))
-    marks: dict[str, Callable[[Path], Any]] = {"coco": _coco_files, "nus-wide": _concepts_file, "csv": _csv_files}
+    marks: dict[str, Callable[[Path], Any]] = {"coco": coco_files, "nus-wide": _concepts_file, "csv": _csv_files}
     for format, found in marks.items():
         if found(root):
             return format
@@ -152,21 +152,21 @@ def read_coco(
             (its number, from 1, is named), images are missing, or none is left.
     """
     file = Path(file)
-    content = _json(file)
+    content = read_json(file)
     if not isinstance(content, dict):
         raise InputError(f"{file}: found a {type(content).__name__}, expected an object with images and annotations")
-    names = _coco_classes(file, content)
+    names = coco_classes(file, content)
     label_of = {category: label for label, category in enumerate(names)}
     index_of: dict[int, int] = {}
     paths: list[Path] = []
-    folder = Path(images) if images is not None else _coco_images(file)
-    for number, record in _records(file, content, "images", {"id": int, "file_name": str}):
+    folder = Path(images) if images is not None else coco_images(file)
+    for number, record in json_records(file, content, "images", {"id": int, "file_name": str}):
         if record["id"] in index_of:
             raise InputError(f"{file}, images {number}: found the id {record['id']} again, expected one of its own")
         index_of[record["id"]] = len(paths)
         paths.append(folder / record["file_name"])
     shown = []
-    for number, record in _records(file, content, "annotations", {"image_id": int, "category_id": int}):
+    for number, record in json_records(file, content, "annotations", {"image_id": int, "category_id": int}):
         for field, known in (("image_id", index_of), ("category_id", label_of)):
             if record[field] not in known:
                 where = f"{file}, annotations {number}"
@@ -197,12 +197,12 @@ def read_nus_wide(
     concepts = _concepts_file(root)
     if concepts is None:
         raise InputError(f"{root}: found no ConceptsList/Concepts81.txt, expected the concepts of NUS-WIDE")
-    names = tuple(text for _, text in _lines(concepts))
-    _refuse_repeated(concepts, names)
+    names = tuple(text for _, text in numbered_lines(concepts))
+    refuse_repeated(concepts, names)
     part = split.capitalize()
     source = _nus_wide_file(root, "ImageList", f"{part}Imagelist.txt")
     folder = next((root / name for name in ("Flickr", "images") if (root / name).is_dir()), root)
-    paths = tuple(folder / _nus_wide_image(source, line, text) for line, text in _lines(source))
+    paths = tuple(folder / _nus_wide_image(source, line, text) for line, text in numbered_lines(source))
     columns = [
         _flags(_nus_wide_file(root, "Groundtruth/TrainTestLabels", f"Labels_{name}_{part}.txt"), len(paths), source)
         for name in names
@@ -244,7 +244,7 @@ def read_label_csv(
     """
     table = _Table.read(Path(file))
     names = _table_classes([table]) if class_names is None else tuple(class_names)
-    _refuse_repeated(Path(file), names)
+    refuse_repeated(Path(file), names)
     label_of = {name: label for label, name in enumerate(names)}
     _refuse_other_columns(table, names)
     shown = []
@@ -265,7 +265,7 @@ def _splits(root: Path, format: str) -> dict[str, tuple[Callable[..., LabelledIm
     """What reads each split that there is, and whether it keeps images without labels unless told."""
     existing_folder(root)
     if format == "coco":
-        readers: dict[str, Any] = {split: partial(read_coco, file) for split, file in _coco_files(root).items()}
+        readers: dict[str, Any] = {split: partial(read_coco, file) for split, file in coco_files(root).items()}
     elif format == "nus-wide":
         readers = {split: partial(read_nus_wide, root, split) for split in ("train", "test")}
     elif format == "csv":
@@ -284,8 +284,8 @@ def _read_csv_of_several(
     """A csv whose classes are those of all splits."""
     given = root / "classes.txt"
     if given.is_file():
-        names = tuple(text for _, text in _lines(given))
-        _refuse_repeated(given, names)
+        names = tuple(text for _, text in numbered_lines(given))
+        refuse_repeated(given, names)
     else:
         names = _table_classes([_Table.read(files[split]) for split in SPLITS if split in files])
     return read_label_csv(file, class_names=names, keep_empty=keep_empty, skip_missing=skip_missing)
@@ -320,7 +320,7 @@ def _chosen(source: Path, images: LabelledImages, keep_empty: bool, skip_missing
 # COCO.
 
 
-def _coco_files(root: Path) -> dict[str, Path]:
+def coco_files(root: Path) -> dict[str, Path]:
     """The annotations of every split; a folder may hold those of one year only."""
     found: dict[str, Path] = {}
     for file in (file for place in ("annotations", "") for file in sorted((root / place).glob("instances_*.json"))):
@@ -332,7 +332,8 @@ def _coco_files(root: Path) -> dict[str, Path]:
     return found
 
 
-def _coco_images(file: Path) -> Path:
+def coco_images(file: Path) -> Path:
+    """The folder of the images that a file of annotations is of."""
     name, root = file.stem.removeprefix("instances_"), file.parent
     root = root.parent if root.name == "annotations" else root
     for folder in (root / name, root / "images" / name):
@@ -341,18 +342,18 @@ def _coco_images(file: Path) -> Path:
     raise InputError(f"{root}: found no folder {name} and no images/{name}, expected the images of {file.name}")
 
 
-def _coco_classes(file: Path, content: dict[str, Any]) -> dict[int, str]:
+def coco_classes(file: Path, content: dict[str, Any]) -> dict[int, str]:
     """Names by id, ids ascending."""
     found: dict[int, str] = {}
-    for number, record in _records(file, content, "categories", {"id": int, "name": str}):
+    for number, record in json_records(file, content, "categories", {"id": int, "name": str}):
         if record["id"] in found:
             raise InputError(f"{file}, categories {number}: found the id {record['id']} again, expected one of its own")
         found[record["id"]] = record["name"]
-    _refuse_repeated(file, tuple(found.values()))
+    refuse_repeated(file, tuple(found.values()))
     return dict(sorted(found.items()))
 
 
-def _records(
+def json_records(
     file: Path, content: dict[str, Any], key: str, fields: dict[str, type]
 ) -> Iterable[tuple[int, dict[str, Any]]]:
     """Number, from 1, and content of every record of a list, with the fields that are needed."""
@@ -362,7 +363,7 @@ def _records(
     for number, record in enumerate(records, start=1):
         if not isinstance(record, dict) or any(type(record.get(name)) is not kind for name, kind in fields.items()):
             expected = " and ".join(f"{name} ({_KINDS[kind]})" for name, kind in fields.items())
-            raise InputError(f"{file}, {key} {number}: found {_short(record)}, expected {expected}")
+            raise InputError(f"{file}, {key} {number}: found {shortened(record)}, expected {expected}")
         yield number, record
 
 
@@ -386,7 +387,7 @@ def _nus_wide_file(root: Path, folder: str, name: str) -> Path:
 def _nus_wide_image(file: Path, line: int, text: str) -> str:
     name = text.replace("\\", "/")
     if Path(name).suffix.lower() not in SUFFIXES:
-        raise InputError(f"{file}, line {line}: found {_short(text)}, expected concept\\number_id.jpg")
+        raise InputError(f"{file}, line {line}: found {shortened(text)}, expected concept\\number_id.jpg")
     return name
 
 
@@ -397,7 +398,7 @@ def _flags(file: Path, count: int, images: Path) -> Bool[np.ndarray, "image"]:
     known = (flags == "0") | (flags == "1")
     if not known.all():
         line = int((~known).argmax())
-        raise InputError(f"{file}, line {line + 1}: found {_short(rows[line])}, expected 0 or 1")
+        raise InputError(f"{file}, line {line + 1}: found {shortened(rows[line])}, expected 0 or 1")
     if len(flags) != count:
         raise InputError(f"{file}: found {len(flags)} rows, expected {count}, one for each image of {images.name}")
     return flags == "1"
@@ -428,10 +429,10 @@ class _Table:
         where = f"{file}, line {line}"
         if len(header) < 2 or not all(header) or Path(header[0]).suffix.lower() in SUFFIXES:
             raise InputError(
-                f"{where}: found {_short(','.join(header))}, expected a header, file,labels or file,class,..."
+                f"{where}: found {shortened(','.join(header))}, expected a header, file,labels or file,class,..."
             )
         columns = None if len(header) == 2 and header[1].lower() in _LABEL_COLUMNS else tuple(header[1:])
-        _refuse_repeated(file, columns or ())
+        refuse_repeated(file, columns or ())
         parsed: list[_Row] = []
         first: dict[str, int] = {}
         for line, cells in rows:
@@ -450,16 +451,16 @@ class _Table:
         image, *values = (cell.strip() for cell in cells)
         expected = len(columns or ("labels",))
         if not image or len(values) != expected:
-            found = f"{len(values)} cells after {_short(image)}" if image else "no file"
+            found = f"{len(values)} cells after {shortened(image)}" if image else "no file"
             raise InputError(f"{where}: found {found}, expected a file and {expected} more as in the header")
         if columns is None:
             labels = tuple(label.strip() for label in values[0].split(";")) if values[0] else ()
             if not all(labels):
-                raise InputError(f"{where}: found {_short(values[0])}, expected labels with one ; between them")
+                raise InputError(f"{where}: found {shortened(values[0])}, expected labels with one ; between them")
             return _Row(line, image, labels)
         for name, value in zip(columns, values, strict=True):
             if value not in ("0", "1"):
-                raise InputError(f"{where}: found {_short(value)} for {name}, expected 0 or 1")
+                raise InputError(f"{where}: found {shortened(value)} for {name}, expected 0 or 1")
         return _Row(line, image, tuple(name for name, value in zip(columns, values, strict=True) if value == "1"))
 
 
@@ -512,7 +513,12 @@ def _csv_rows(file: Path) -> list[tuple[int, list[str]]]:
 # Files.
 
 
-def _refuse_repeated(file: Path, names: Sequence[str]) -> None:
+def refuse_repeated(file: Path, names: Sequence[str]) -> None:
+    """Classes of equal names could not be told apart.
+
+    Raises:
+        InputError: a name occurs twice.
+    """
     if len(set(names)) < len(names):
         name = next(name for index, name in enumerate(names) if name in names[:index])
         raise InputError(f"{file}: found the class {name!r} twice, expected classes of different names")
@@ -527,19 +533,25 @@ def _text(file: Path, expected: str) -> str:
         raise InputError(f"{file}: found bytes that are no text (UTF-8), expected {expected}") from error
 
 
-def _lines(file: Path) -> Iterable[tuple[int, str]]:
+def numbered_lines(file: Path) -> Iterable[tuple[int, str]]:
     """Number and text of every line that is not blank."""
     lines = _text(file, "a list of the data set").splitlines()
     return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
-def _json(file: Path) -> Any:
+def read_json(file: Path) -> Any:
+    """What a JSON file of annotations holds.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
     try:
         return json.loads(_text(file, "annotations of COCO"))
     except json.JSONDecodeError as error:
         raise InputError(f"{file}, line {error.lineno}: found {error.msg}, expected json") from error
 
 
-def _short(entry: Any) -> str:
+def shortened(entry: Any) -> str:
+    """An entry of a list as a sentence shows it."""
     text = repr(entry)
     return text if len(text) <= 80 else f"{text[:77]}..."

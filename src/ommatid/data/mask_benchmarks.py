@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from ommatid.data.images import SPLITS
-from ommatid.data.label_lists import _coco_classes, _coco_files, _coco_images, _json, _lines, _records, _short
+from ommatid.data.label_lists import (
+    coco_classes,
+    coco_files,
+    coco_images,
+    json_records,
+    numbered_lines,
+    read_json,
+    shortened,
+)
 from ommatid.data.mask_formats import Listing, MaskFormat, Parts, Record, both, existing, file_map, refuse_strays
 from ommatid.data.mask_maps import (
     CocoMap,
@@ -76,7 +84,7 @@ def _cub_listing(folder: Path, masks: Path, split: str) -> Listing:
     records = []
     for number, (where, name) in names.items():
         if number not in flags or flags[number][1] not in ("0", "1"):
-            found = "no line" if number not in flags else _short(flags[number][1])
+            found = "no line" if number not in flags else shortened(flags[number][1])
             raise InputError(
                 f"{folder / 'train_test_split.txt'}: found {found} for the image {number}, expected 1 (train) or 0"
             )
@@ -89,10 +97,12 @@ def _cub_listing(folder: Path, masks: Path, split: str) -> Listing:
 def _cub_table(file: Path) -> dict[str, tuple[str, str]]:
     """Place and second word of every line by its first."""
     rows: dict[str, tuple[str, str]] = {}
-    for line, text in _lines(file):
+    for line, text in numbered_lines(file):
         words = text.split()
         if len(words) != 2:
-            raise InputError(f"{file}, line {line}: found {_short(text)}, expected the number of an image and a word")
+            raise InputError(
+                f"{file}, line {line}: found {shortened(text)}, expected the number of an image and a word"
+            )
         rows[words[0]] = (f"{file}, line {line}", words[1])
     return rows
 
@@ -178,7 +188,7 @@ def _voc_parts(root: Path) -> Parts:
 def _voc(folder: Path, lists: Path) -> Listing:
     """Maps of the test part are kept back in some years, so that it is unlabelled."""
     records = []
-    for number, name in _lines(lists):
+    for number, name in numbered_lines(lists):
         where, mask = f"{lists}, line {number}", folder / "SegmentationClass" / f"{name}.png"
         image = existing(folder / "JPEGImages" / f"{name}.jpg", where, "an image")
         known = mask.is_file() or lists.stem != "test"
@@ -202,7 +212,7 @@ def _sbd_parts(root: Path) -> Parts:
 
 def _sbd(folder: Path, lists: Path) -> Listing:
     records = []
-    for number, name in _lines(lists):
+    for number, name in numbered_lines(lists):
         where = f"{lists}, line {number}"
         image = existing(folder / "img" / f"{name}.jpg", where, "an image")
         mask = existing(folder / "cls" / f"{name}.mat", where, "its map")
@@ -211,19 +221,19 @@ def _sbd(folder: Path, lists: Path) -> Listing:
 
 
 def _coco_parts(root: Path) -> Parts:
-    return {split: partial(_coco, file) for split, file in _coco_files(root).items()}
+    return {split: partial(_coco, file) for split, file in coco_files(root).items()}
 
 
 def _coco(file: Path) -> Listing:
     """Every image with the objects it shows; classes are numbered in the order of their ids, whose gaps close."""
-    content = _json(file)
+    content = read_json(file)
     if not isinstance(content, dict):
         raise InputError(f"{file}: found a {type(content).__name__}, expected an object with images and annotations")
-    names = _coco_classes(file, content)
+    names = coco_classes(file, content)
     class_of = {category: label for label, category in enumerate(names, start=1)}
     images = dict(_coco_records(file, content))
     objects: dict[int, list[tuple[str, int, Any]]] = {image: [] for image in images}
-    for number, record in _records(file, content, "annotations", {"image_id": int, "category_id": int}):
+    for number, record in json_records(file, content, "annotations", {"image_id": int, "category_id": int}):
         where = f"{file}, annotations {number}"
         for field, known in (("image_id", images), ("category_id", class_of)):
             if record[field] not in known:
@@ -231,7 +241,7 @@ def _coco(file: Path) -> Listing:
         if not record.get("segmentation"):
             raise InputError(f"{where}: found no segmentation, expected polygons or run lengths")
         objects[record["image_id"]].append((where, class_of[record["category_id"]], record["segmentation"]))
-    folder = _coco_images(file)
+    folder = coco_images(file)
     records = [
         Record(
             existing(folder / record["file_name"], where, "an image"),
@@ -245,7 +255,7 @@ def _coco(file: Path) -> Listing:
 def _coco_records(file: Path, content: dict[str, Any]) -> Iterator[tuple[int, tuple[str, dict[str, Any]]]]:
     fields = {"id": int, "file_name": str, "height": int, "width": int}
     seen: set[int] = set()
-    for number, record in _records(file, content, "images", fields):
+    for number, record in json_records(file, content, "images", fields):
         if record["id"] in seen:
             raise InputError(f"{file}, images {number}: found the id {record['id']} again, expected one of its own")
         seen.add(record["id"])
@@ -255,7 +265,7 @@ def _coco_records(file: Path, content: dict[str, Any]) -> Iterator[tuple[int, tu
 FORMATS = {
     "voc": MaskFormat(_voc_folders, _voc_parts),
     "sbd": MaskFormat(_sbd_folder, _sbd_parts),
-    "coco": MaskFormat(_coco_files, _coco_parts),
+    "coco": MaskFormat(coco_files, _coco_parts),
     "cub": MaskFormat(_cub_folders, _cub_parts),
     "flowers": MaskFormat(partial(both, images="jpg", masks="segmim"), _flower_parts),
     "glas": MaskFormat(_glas_found, _glas_parts),

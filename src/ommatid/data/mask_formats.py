@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ommatid.data.images import SPLITS, SUFFIXES, is_clutter, subfolders
-from ommatid.data.label_lists import _lines, _refuse_repeated, _short
+from ommatid.data.label_lists import numbered_lines, refuse_repeated, shortened
 from ommatid.data.mask_maps import FileMap, LabelMap, MapSource, class_ids, own_mask, soft_mask
 from ommatid.errors import InputError
 
@@ -106,12 +106,12 @@ def _own_classes(root: Path) -> tuple[str, ...]:
     given = root / "classes.txt"
     if not given.is_file():
         return FOREGROUND
-    names = tuple(text for _, text in _lines(given))
+    names = tuple(text for _, text in numbered_lines(given))
     if names and names[0].strip("_").lower() == "background":
         names = names[1:]
     if not names:
         raise InputError(f"{given}: found no classes, expected the name of one on every line")
-    _refuse_repeated(given, names)
+    refuse_repeated(given, names)
     return names
 
 
@@ -235,11 +235,11 @@ def _pairs(file: Path, root: Path) -> Listing:
     class_names = _own_classes(root)
     decode = _own_decode(class_names)
     records = []
-    for number, line in _lines(file):
+    for number, line in numbered_lines(file):
         words = _words(line)
         if len(words) > 2:
             raise InputError(
-                f"{file}, line {number}: found {_short(line)}, expected an image and its mask, "
+                f"{file}, line {number}: found {shortened(line)}, expected an image and its mask, "
                 f"with a tab between where names have blanks"
             )
         there = [

@@ -16,8 +16,9 @@ Examples:
 import itertools
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +31,13 @@ from ommatid.data.clips import count_frames, read_frames
 from ommatid.data.images import SUFFIXES as IMAGE_SUFFIXES
 from ommatid.data.images import read_image
 from ommatid.data.video import SUFFIXES as VIDEO_SUFFIXES
+from ommatid.data.video import decode_video
 from ommatid.errors import InputError, unknown
 
 SPLITS = ("train", "test")
+SALIENCY_FORMATS = ("wild360", "folder")
+PARTS = ("train", "val", "test")
+"""Of a folder of one's own."""
 WILD360_MAPS = "Wild360_GT_29"
 ASPECT = (1.8, 2.2)
 """Frames whose width divided by their height lies outside are not equirectangular."""
@@ -68,15 +73,20 @@ class SaliencyVideo:
             InputError: the video cannot be read, or its frames are not about twice as wide as high.
         """
         pictures = read_frames(self.path, indices, size=height)
-        aspect = pictures.shape[-1] / pictures.shape[-2]
-        if not ASPECT[0] <= aspect <= ASPECT[1]:
-            raise InputError(
-                f"{self.path}: found frames {aspect:.2f} times as wide as high, expected 2 times for views all around"
-            )
-        if pictures.shape[-1] == 2 * height:
-            return pictures
-        wanted = F.interpolate(pictures.float(), (height, 2 * height), mode="bilinear", antialias=True)
-        return wanted.round().clamp(0, 255).to(torch.uint8)
+        check_aspect(self.path, pictures)
+        return _fitted(pictures, (height, 2 * height))
+
+    @property
+    def has_maps(self) -> bool:
+        return self.map_folder is not None
+
+    def chunks(self, height: int, length: int = 32) -> Iterator[UInt8[Tensor, "time 3 {height} {2*height}"]]:
+        """All frames in order, at most `length` at a time; the file is decoded once.
+
+        Raises:
+            InputError: as `frames` does.
+        """
+        return frame_chunks(self.path, height, length)
 
     def maps(self, indices: Sequence[int], size: tuple[int, int] = (120, 240)) -> Float[Tensor, "time _ _"]:
         """Maps of frames by number from 0.
@@ -96,6 +106,137 @@ class SaliencyVideo:
         # One after the other: a file cannot be read in batches, and its full size need not stay in memory.
         maps = [_resized(read_map(files[index]), size) for index in indices]
         return torch.stack(maps) if maps else torch.zeros(0, *size)
+
+
+def frame_chunks(
+    path: str | Path, height: int | None = None, length: int = 32, start: int = 0
+) -> Iterator[UInt8[Tensor, "time 3 _ _"]]:
+    """Frames of an equirectangular video in order, at most `length` at a time, whatever the video's size.
+
+    Args:
+        path: a video file, or a folder of numbered frames.
+        height: rows that frames are resized to (bilinear, antialiased); their own size where None.
+        start: number of the first frame, from 0.
+
+    Raises:
+        InputError: the video cannot be read, its frames are not about twice as wide as high, or it has none from
+            `start` on.
+    """
+    path = Path(path)
+    size = None if height is None else (height, 2 * height)
+    held: list[Tensor] = []
+    found = False
+    for picture in itertools.islice(_pictures(path), start, None):
+        image = picture()[None]
+        check_aspect(path, image)
+        held.append(image if size is None else _fitted(image, size))
+        found = True
+        if len(held) == length:
+            yield torch.cat(held)
+            held = []
+    if held:
+        yield torch.cat(held)
+    if not found:
+        raise InputError(f"{path}: found no frame of number {start}, expected a longer video")
+
+
+def _pictures(path: Path) -> Iterator[Callable[[], UInt8[Tensor, "3 height width"]]]:
+    """Every frame, as a function: those that are skipped are not converted."""
+    if path.is_dir():
+        for number in range(count_frames(path)):
+            yield partial(_picture_of_folder, path, number)
+        return
+    for _, image, _ in decode_video(path):
+        yield partial(_picture_of_video, image)
+
+
+def _picture_of_folder(folder: Path, number: int) -> UInt8[Tensor, "3 height width"]:
+    return read_frames(folder, [number])[0]
+
+
+def _picture_of_video(image: Callable[[], np.ndarray]) -> UInt8[Tensor, "3 height width"]:
+    return torch.from_numpy(image()).permute(2, 0, 1)
+
+
+def check_aspect(path: Path, pictures: UInt8[Tensor, "time 3 height width"]) -> None:
+    """
+    Raises:
+        InputError: the frames are not about twice as wide as high.
+    """
+    aspect = pictures.shape[-1] / pictures.shape[-2]
+    if not ASPECT[0] <= aspect <= ASPECT[1]:
+        raise InputError(
+            f"{path}: found frames {aspect:.2f} times as wide as high, expected 2 times for views all around"
+        )
+
+
+def _fitted(pictures: UInt8[Tensor, "time 3 height width"], size: tuple[int, int]) -> UInt8[Tensor, "time 3 _ _"]:
+    if pictures.shape[-2:] == size:
+        return pictures
+    wanted = F.interpolate(pictures.float(), size, mode="bilinear", antialias=True)
+    return wanted.round().clamp(0, 255).to(torch.uint8)
+
+
+def detect_saliency_format(root: str | Path) -> str:
+    """The one of `SALIENCY_FORMATS` that a folder is in.
+
+    Raises:
+        InputError: the folder is missing, or holds neither Wild360's lists nor videos.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder, expected videos shot all around")
+    if (root / "data").is_dir() and any((root / f"{split}.txt").is_file() for split in SPLITS):
+        return "wild360"
+    if any(_videos_of(folder) for folder in (root, *(root / split for split in PARTS))):
+        return "folder"
+    raise InputError(f"{root}: found no videos, expected some in videos/ or in train/videos/, or the layout of Wild360")
+
+
+def saliency_splits(root: str | Path, format: str | None = None) -> tuple[str, ...]:
+    """Those of train, val and test that a folder has; a folder of videos without parts is all to train with.
+
+    Raises:
+        InputError: as `detect_saliency_format` does, or the format is unknown.
+    """
+    root, format = Path(root), _known_format(root, format)
+    if format == "wild360":
+        return tuple(split for split in SPLITS if (root / f"{split}.txt").is_file())
+    return tuple(split for split in PARTS if _videos_of(root / split)) or ("train",)
+
+
+def open_saliency(root: str | Path, split: str, format: str | None = None) -> list[SaliencyVideo]:
+    """The videos of one of `saliency_splits`; a folder of one's own holds `videos` and perhaps `maps`, see
+    `video_folder`, or the videos themselves.
+
+    Raises:
+        InputError: as `wild360`, `video_folder` and `detect_saliency_format` do, or there is no such split.
+    """
+    root, splits = Path(root), saliency_splits(root, format)
+    if split not in splits:
+        raise InputError(f"split: found {split!r}, expected one of those in {root}: {', '.join(splits)}")
+    if _known_format(root, format) == "wild360":
+        return wild360(root, split)
+    folder = root / split if _videos_of(root / split) else root
+    maps = folder / "maps"
+    videos = folder / "videos"
+    return video_folder(videos if videos.is_dir() else folder, maps if maps.is_dir() else None)
+
+
+def _known_format(root: Path, format: str | None) -> str:
+    if format is None:
+        return detect_saliency_format(root)
+    if format not in SALIENCY_FORMATS:
+        raise unknown("format of saliency", format, SALIENCY_FORMATS)
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder, expected videos shot all around")
+    return format
+
+
+def _videos_of(folder: Path) -> bool:
+    """Whether a folder holds videos, itself or in `videos`."""
+    inside = folder / "videos" if (folder / "videos").is_dir() else folder
+    return inside.is_dir() and any(path.suffix.lower() in VIDEO_SUFFIXES for path in inside.iterdir())
 
 
 def wild360(root: str | Path, split: str) -> list[SaliencyVideo]:

@@ -5,10 +5,11 @@ both have. What a critic is shown, and what counts as true, is what the two diff
 """
 
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ommatid.dense.data import BoundaryData
@@ -20,7 +21,6 @@ from ommatid.engine.recipe import Phase
 from ommatid.errors import InputError, unknown
 from ommatid.losses.dice import dice_loss
 from ommatid.losses.equivariance import equivariance_loss, turn
-from ommatid.losses.wasserstein import generator_loss
 from ommatid.nn.boundary import PatchCritic
 from ommatid.nn.copy_paste import paste_on_corner
 
@@ -57,7 +57,7 @@ class BoundaryLearner(Segmenter):
                 f"critic_blocks is {settings.critic_blocks}, which halves images to nothing below {smallest} pixels, "
                 f"found images of {settings.image_size}"
             )
-        self.network = PixelNetwork(settings.network, settings.backbone, settings.pretrained, settings.widths)
+        self.network = self.build_network()
         for name in settings.judges:
             if name not in self.known_judges:
                 raise unknown("judge", name, self.known_judges)
@@ -67,7 +67,15 @@ class BoundaryLearner(Segmenter):
 
     def forward(self, images: Images) -> Probabilities:
         """Where the foreground is (E1)."""
-        logits = self.network(images)
+        return self.activated(self.network(images))
+
+    def build_network(self) -> nn.Module:
+        """The segmenter."""
+        settings = self.hparams
+        return PixelNetwork(settings.network, settings.backbone, settings.pretrained, settings.widths)
+
+    def activated(self, logits: Float[Tensor, "batch 1 height width"]) -> Probabilities:
+        """Logits as values in [0, 1] (E1)."""
         return logits.clamp(0, 1) if self.hparams.activation == "clamp" else logits.sigmoid()
 
     # -- what a subclass says --
@@ -94,7 +102,7 @@ class BoundaryLearner(Segmenter):
         settings, parts = self.hparams, {}
         if self.critics and self.share_done >= settings.critics_from:
             with torch.no_grad():
-                predicted = self(batch.unlabelled.images)
+                predicted = self.masks_of(batch.unlabelled)
             parts["critics"] = self.criticism(batch, predicted)
             self.update("critics", loss=parts["critics"])
         unlabelled = batch_idx % settings.adversarial_every == 0
@@ -102,7 +110,7 @@ class BoundaryLearner(Segmenter):
         if not (unlabelled and settings.together):
             self.update("segmenter", loss=labelled)
         if unlabelled:
-            terms = self.unlabelled_losses(batch.unlabelled.images)
+            terms = self.unlabelled_losses(batch.unlabelled)
             parts |= terms
             if terms:
                 loss = torch.stack(list(terms.values())).sum()
@@ -110,6 +118,10 @@ class BoundaryLearner(Segmenter):
             elif settings.together:
                 self.update("segmenter", loss=labelled)
         self.report(loss=labelled, **parts)
+
+    def masks_of(self, part: MaskBatch) -> Probabilities:
+        """What is predicted for the images of a stream."""
+        return self(part.images)
 
     def composited(self, batch: BoundaryBatch) -> MaskBatch:
         """The labelled images, some of them on corners of source images instead of their own background."""
@@ -120,35 +132,54 @@ class BoundaryLearner(Segmenter):
         pasted = paste_on_corner(few.images, few.masks, grounds)
         # A mask that is not known everywhere would leave holes.
         chosen = (torch.rand(len(few), device=few.images.device) < share) & few.valid.flatten(1).all(dim=1)
-        return MaskBatch(torch.where(chosen[:, None, None, None], pasted, few.images), few.masks, few.valid, few.index)
+        return replace(few, images=torch.where(chosen[:, None, None, None], pasted, few.images))
 
     def labelled_loss(self, batch: MaskBatch) -> Float[Tensor, ""]:
         """Overlap with the known masks, and equivariance on the same images."""
-        predicted = self(batch.images)
-        loss = dice_loss(predicted, batch.masks, batch.valid)
-        return loss + self.self_loss(batch.images, predicted) if self.hparams.self_weight else loss
+        predicted = self.masks_of(batch)
+        loss = self.supervision(predicted, batch)
+        return loss + self.self_loss(batch, predicted) if self.hparams.self_weight else loss
 
-    def self_loss(self, images: Images, predicted: Probabilities) -> Float[Tensor, ""]:
+    def supervision(self, predicted: Probabilities, batch: MaskBatch) -> Float[Tensor, ""]:
+        """What known masks teach."""
+        return dice_loss(predicted, batch.masks, batch.valid)
+
+    def self_loss(self, part: MaskBatch, predicted: Probabilities) -> Float[Tensor, ""]:
         """Equivariance under a quarter or half of a turn, drawn anew each time."""
         quarters = int(torch.randint(1, 3, ()))
-        of_turned = self(turn(images, quarters))
+        of_turned = self.masks_of(replace(part, images=turn(part.images, quarters)))
         loss = equivariance_loss(predicted, of_turned, quarters, self.hparams.edge_kernel)
         return self.hparams.self_weight * loss
 
-    def unlabelled_losses(self, images: Images) -> dict[str, Float[Tensor, ""]]:
+    def unlabelled_losses(self, part: MaskBatch) -> dict[str, Float[Tensor, ""]]:
         """What unlabelled images teach: equivariance, and what the critics think of predicted masks."""
         settings, parts = self.hparams, {}
         judged = self.critics and self.share_done >= settings.adversarial_from
         if not (settings.self_weight or judged):
             return {}
-        predicted = self(images)
+        predicted = self.masks_of(part)
         if settings.self_weight:
-            parts["turned"] = self.self_loss(images, predicted)
+            parts["turned"] = self.self_loss(part, predicted)
         if judged:
             with ExitStack() as resting:
                 for critic in self.critics.values():
                     resting.enter_context(frozen(critic))
-                shown = self.cut_outs(images, predicted)
-                losses = [generator_loss(critic(shown[name])) for name, critic in self.critics.items()]
+                shown, worth = self.cut_outs(part.images, predicted), self.worth_judging(predicted)
+                losses = [judged_loss(critic(shown[name]), worth) for name, critic in self.critics.items()]
             parts["adversarial"] = settings.adversarial_weight * torch.stack(losses).sum()
         return parts
+
+    def worth_judging(self, predicted: Probabilities) -> Bool[Tensor, "batch"]:
+        """Images whose masks the critics are asked about."""
+        return torch.ones(len(predicted), dtype=torch.bool, device=predicted.device)
+
+
+def judged_loss(scores: Float[Tensor, "batch 1 rows columns"], worth: Bool[Tensor, "batch"]) -> Float[Tensor, ""]:
+    """Minus the mean score of the images that are worth judging; nothing where none is.
+
+    Examples:
+        >>> judged_loss(torch.tensor([1.0, 5.0]).view(2, 1, 1, 1), torch.tensor([True, False]))
+        tensor(-1.)
+    """
+    means = scores.float().flatten(1).mean(dim=1)
+    return -(means * worth).sum() / worth.sum().clamp(min=1)

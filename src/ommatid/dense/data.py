@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +20,10 @@ from ommatid.dense.segmentation_metrics import confusion_matrices, image_scores,
 from ommatid.dense.task import BoundaryBatch, MaskBatch
 from ommatid.engine.data import DataModule
 from ommatid.engine.settings import build
-from ommatid.engine.streams import Streams, StreamSampler
+from ommatid.engine.streams import stream_loader
 from ommatid.errors import InputError, unknown
 
+M = TypeVar("M", bound=MaskBatch)
 MaskSample = tuple[
     Float[Tensor, "3 height width"], Float[Tensor, "1 height width"], Bool[Tensor, "1 height width"], int
 ]
@@ -121,8 +122,7 @@ class MaskData(DataModule):
         return images if split != "train" else images.changed_by(self.augment)
 
     def collate(self, samples: Sequence[MaskSample]) -> MaskBatch:
-        images, masks, valid, indices = zip(*samples, strict=True)
-        return MaskBatch(torch.stack(images), torch.stack(masks), torch.stack(valid), torch.tensor(indices))
+        return mask_batch(samples)
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Nothing is foreground; everything is; and every pixel that is in most training masks."""
@@ -365,32 +365,22 @@ class BoundaryData(MaskData):
         return {name: each.changed_by(self.augment) for name, each in found.items()}
 
     def train_dataloader(self) -> DataLoader[BoundaryBatch]:
-        streams, trainer = self.streams(), self.trainer
-        replicas, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
         counts = {"unlabelled": self.batch_size, "source": self.batch_size, "labelled": self.labelled_batch}
-        sizes = {name: len(each) for name, each in streams.items()}
-        sampler = StreamSampler(sizes, counts, self.steps_per_epoch, replicas, rank, self.seed)
-        return DataLoader(
-            Streams(streams),  # type: ignore[arg-type]
-            batch_size=sampler.batch,
-            sampler=sampler,
-            collate_fn=self.collate_streams,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
-            generator=sampler.generator,
-        )
+        return stream_loader(self, self.streams(), counts, self.steps_per_epoch, self.collate_streams)
 
-    def collate_streams(self, samples: Sequence[tuple[str, MaskSample]]) -> BoundaryBatch:
-        """One step: its samples by stream."""
-        parts: dict[str, list[MaskSample]] = {"unlabelled": [], "source": [], "labelled": []}
-        for name, sample in samples:
-            parts[name].append(sample)
-        batches = {name: self.collate(part) for name, part in parts.items()}
+    def collate_streams(self, samples: Mapping[str, Sequence[MaskSample]]) -> BoundaryBatch:
+        """One step, of its samples by stream."""
+        batches = {name: self.collate(part) for name, part in samples.items()}
         return BoundaryBatch(**{**batches, "unlabelled": hidden(batches["unlabelled"])})
 
 
-def hidden(batch: MaskBatch) -> MaskBatch:
+def mask_batch(samples: Sequence[MaskSample]) -> MaskBatch:
+    """Samples of one size as a batch."""
+    images, masks, valid, indices = zip(*samples, strict=True)
+    return MaskBatch(torch.stack(images), torch.stack(masks), torch.stack(valid), torch.tensor(indices))
+
+
+def hidden(batch: M) -> M:
     """The same images, as if nobody knew their masks."""
     return replace(batch, masks=torch.zeros_like(batch.masks), valid=torch.zeros_like(batch.valid))
 

@@ -16,13 +16,14 @@ from torch.optim.lr_scheduler import (
     LRScheduler,
     MultiStepLR,
     OneCycleLR,
+    PolynomialLR,
     SequentialLR,
 )
 
 from ommatid.engine.ralamb import Ralamb
 from ommatid.errors import InputError, unknown
 
-Schedule = Literal["constant", "linear", "cosine", "onecycle", "inverse_sqrt", "step"]
+Schedule = Literal["constant", "linear", "poly", "cosine", "onecycle", "inverse_sqrt", "step"]
 ENDLESS = ("constant", "inverse_sqrt")
 """Schedules that need not know how long the run is."""
 OWN_OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
@@ -41,7 +42,7 @@ class Recipe:
             Nesterov's; or one of `OWN_OPTIMIZERS`.
         betas: Adam's; the optimiser's own where None.
         schedule: shape of the learning rate over the run. "inverse_sqrt" falls with the root of the step after the
-            warm-up; "step" multiplies by `gamma` at each milestone.
+            warm-up; "step" multiplies by `gamma` at each milestone; "poly" falls to 0 as (1 - t/T)^`power`.
         per: whether the schedule moves with every update or with every epoch.
         milestones: fractions of the run, for "step".
         warmup_steps: updates (or epochs) of linear warm-up before the schedule.
@@ -60,6 +61,7 @@ class Recipe:
     per: Literal["step", "epoch"] = "step"
     milestones: tuple[float, ...] = (0.6, 0.75, 0.9)
     gamma: float = 0.1
+    power: float = 0.9
     warmup_steps: int = 0
     lr_multipliers: dict[str, float] = field(default_factory=dict)
     decay_vectors: bool = False
@@ -138,6 +140,8 @@ def build_schedule(optimizer: Optimizer, recipe: Recipe, total: int) -> LRSchedu
         after = ConstantLR(optimizer, factor=1.0, total_iters=0)
     elif recipe.schedule == "linear":
         after = LinearLR(optimizer, start_factor=1.0, end_factor=1e-8, total_iters=rest)
+    elif recipe.schedule == "poly":
+        after = PolynomialLR(optimizer, total_iters=rest, power=recipe.power)
     elif recipe.schedule == "cosine":
         after = CosineAnnealingLR(optimizer, T_max=rest)
     elif recipe.schedule == "step":

@@ -1,12 +1,13 @@
 """Several streams of samples in one training step, each endless and shuffled, whatever their sizes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ommatid.engine.data import epoch_seed
+from ommatid.engine.batch import Batch
+from ommatid.engine.data import DataModule, epoch_seed
 from ommatid.errors import InputError
 
 
@@ -103,3 +104,46 @@ class StreamSampler(Sampler[Drawn]):
         order = torch.cat([torch.randperm(self.sizes[name], generator=generator) for _ in range(passes)])[:needed]
         seeds = torch.randint(2**62, (needed,), generator=generator)
         return list(zip(order.tolist(), seeds.tolist(), strict=True))
+
+
+def stream_loader(
+    data: DataModule,
+    streams: Mapping[str, Dataset[Any]],
+    counts: Mapping[str, int],
+    steps: int,
+    collate: Callable[[dict[str, list[Any]]], Batch],
+) -> DataLoader[Any]:
+    """Batches of all streams, in the trainer's processes, with the data module's seed and workers.
+
+    Args:
+        counts: samples of every stream in a step of one process.
+        steps: of an epoch.
+        collate: the samples of a step by stream, as one batch.
+    """
+    trainer = data.trainer
+    replicas, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
+    sizes = {name: len(each) for name, each in streams.items()}  # type: ignore[arg-type]
+    sampler = StreamSampler(sizes, counts, steps, replicas, rank, data.seed)
+    return DataLoader(
+        Streams(streams),  # type: ignore[arg-type]
+        batch_size=sampler.batch,
+        sampler=sampler,
+        collate_fn=_ByStream(collate, list(streams)),
+        num_workers=data.workers,
+        persistent_workers=data.workers > 0,
+        pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
+        generator=sampler.generator,
+    )
+
+
+class _ByStream:
+    """A picklable callable, so that loader workers may be spawned."""
+
+    def __init__(self, collate: Callable[[dict[str, list[Any]]], Batch], names: list[str]) -> None:
+        self.collate, self.names = collate, names
+
+    def __call__(self, samples: Sequence[tuple[str, Any]]) -> Batch:
+        parts: dict[str, list[Any]] = {name: [] for name in self.names}
+        for name, sample in samples:
+            parts[name].append(sample)
+        return self.collate(parts)

@@ -56,10 +56,10 @@ def test_shapes_have_the_areas_that_geometry_gives_them():
     """In their own frame, from -1 to 1; a pixel is 4 / 400 ** 2."""
     axis = (torch.arange(400) + 0.5) / 200 - 1
     v, u = torch.meshgrid(axis, axis, indexing="ij")
-    found = inside(u.expand(5, -1, -1), v.expand(5, -1, -1), torch.arange(5)).float().mean(dim=(1, 2)) * 4
+    found = inside(u.expand(6, -1, -1), v.expand(6, -1, -1), torch.arange(6)).float().mean(dim=(1, 2)) * 4
     # Ten triangles of the sides 1 and 0.45 with 36 degrees between them make a star.
     star = 10 * 0.5 * 0.45 * np.sin(np.pi / 5)
-    expected = [np.pi * 0.85**2, 1.5**2, 0.5 * 1.6 * 1.92, star, 4 * 0.33 * (2 * 0.95 - 0.33)]
+    expected = [np.pi * 0.85**2, 1.5**2, 0.5 * 1.6 * 1.92, star, 4 * 0.33 * (2 * 0.95 - 0.33), 4 * 0.95 * 0.4]
     np.testing.assert_allclose(found.numpy(), expected, rtol=0.01)
     assert len(expected) == len(SHAPES)
 

@@ -24,7 +24,7 @@ from ommatid.data.new_folder import new_folder
 from ommatid.data.worlds.drawing import grid, own_frame, rgb
 from ommatid.errors import InputError, unknown
 
-SHAPES = ("disc", "square", "triangle", "star", "cross")
+SHAPES = ("disc", "square", "triangle", "star", "cross", "bar")
 TARGET, SOURCE = ("star", "cross"), ("disc", "square", "triangle")
 TEXTURES = ("stripes", "checks", "dots", "grain", "clouds", "rings")
 """The first three are of objects, the others of grounds."""
@@ -137,25 +137,25 @@ class CutoutWorld:
         u, v = own_frame(poses, self.size)
         shapes = torch.tensor([SHAPES.index(name) for name in names])[classes]
         masks = inside(u, v, shapes)
-        thing, ground = (self._layer(textures[:, number], generator) for number in range(2))
-        thing, ground = _apart(thing, ground, self.contrast)
+        thing, ground = (coloured(textures[:, number], self.size, generator) for number in range(2))
+        thing, ground = apart(thing, ground, self.contrast)
         images = torch.where(masks[:, None], thing, ground)
         images = images + self.noise * torch.randn(images.shape, generator=generator)
         maps = masks.to(torch.uint8) * (classes + 1).to(torch.uint8)[:, None, None]
         return (images.clamp(0, 1) * 255).round().to(torch.uint8), maps, poses, textures
 
-    def _layer(self, textures: Int[Tensor, "scene"], generator: torch.Generator) -> Float[Tensor, "scene 3 size size"]:
-        """A texture in two colours all over the picture."""
-        colours = [
-            rgb(
-                torch.rand(_CHUNK, generator=generator),
-                0.2 + 0.7 * torch.rand(_CHUNK, generator=generator),
-                0.3 + 0.7 * torch.rand(_CHUNK, generator=generator),
-            )[..., None, None]
-            for _ in range(2)
-        ]
-        share = 0.4 * pattern(textures, self.size, generator)[:, None]
-        return colours[0] * (1 - share) + colours[1] * share
+
+def coloured(
+    textures: Int[Tensor, "scene"], size: int, generator: torch.Generator
+) -> Float[Tensor, "scene 3 {size} {size}"]:
+    """A texture in two colours all over each picture."""
+
+    def draw(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(len(textures), generator=generator)
+
+    first, second = (rgb(draw(0.0, 1.0), draw(0.2, 0.9), draw(0.3, 1.0))[..., None, None] for _ in range(2))
+    share = 0.4 * pattern(textures, size, generator)[:, None]
+    return first * (1 - share) + second * share
 
 
 def inside(
@@ -176,6 +176,7 @@ def inside(
             (v < 0.6) & (u.abs() < 0.6 * (v + 1)),
             star,
             (short < 0.33) & (long < 0.95),
+            (u.abs() < 0.95) & (v.abs() < 0.4),
         ]
     )
     return every[shapes, torch.arange(len(shapes))]
@@ -211,7 +212,7 @@ def pattern(
     return every[textures, torch.arange(count)]
 
 
-def _apart(
+def apart(
     thing: Float[Tensor, "scene 3 height width"], ground: Float[Tensor, "scene 3 height width"], contrast: float
 ) -> tuple[Tensor, Tensor]:
     """Two layers, the mean colours of which differ at least so much: both are moved by as much as is missing."""

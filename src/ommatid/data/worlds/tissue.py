@@ -30,13 +30,13 @@ EOSIN = (0.14, 0.86, 0.36)
 HAEMATOXYLIN = (0.68, 0.62, 0.28)
 """Optical densities of the stains in red, green and blue, at a strength of 1."""
 MOST_VESSELS = 3
-CONTENT = (0.2, 0.6)
+CONTENT = (0.1, 0.4)
 """How much more or less of a stain a vessel has than the tissue around it."""
-TISSUE_GRAIN = (0.5, 1.0)
+TISSUE_GRAIN = (0.5, 1.2)
 """Deviation in pixels of the Gaussian that noise is smoothed by."""
-COARSER = (1.4, 2.0)
+COARSER = (1.2, 1.6)
 """Grain of vessels for that of the tissue."""
-MOTTLE = 0.1
+MOTTLE = 0.15
 """Deviation of the stain of tissue over some pixels, without a border."""
 TILES_ACROSS = 8
 """Of a slide in the format "tiles"."""

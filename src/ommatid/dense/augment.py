@@ -17,9 +17,7 @@ Changed = tuple[UInt8[Tensor, "3 rows columns"], UInt8[Tensor, "rows columns"]]
 SCALES = (0.5, 2.0)
 
 
-def mask_transform(
-    name: str, size: int, base_size: int | None = None
-) -> Callable[[Image, Mask], Changed]:
+def mask_transform(name: str, size: int, base_size: int | None = None) -> Callable[[Image, Mask], Changed]:
     """A random change of an image and its mask, drawn from torch's global generator.
 
     Args:

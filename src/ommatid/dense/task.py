@@ -32,6 +32,8 @@ class MaskBatch(Batch):
 class BoundaryBatch(Batch):
     """What one step of boundary knowledge translation sees; the three parts know nothing of each other.
 
+    Where images are asked for what a reference shows, the target's parts are batches of references.
+
     Attributes:
         unlabelled: images of the target, their masks unknown.
         source: images of other categories with masks.

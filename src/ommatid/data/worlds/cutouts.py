@@ -146,14 +146,24 @@ class CutoutWorld:
 
 
 def coloured(
-    textures: Int[Tensor, "scene"], size: int, generator: torch.Generator
+    textures: Int[Tensor, "scene"],
+    size: int,
+    generator: torch.Generator,
+    hues: tuple[Float[Tensor, "scene"], float] | None = None,
 ) -> Float[Tensor, "scene 3 {size} {size}"]:
-    """A texture in two colours all over each picture."""
+    """A texture in two colours all over each picture.
+
+    Args:
+        hues: from where on and how wide the range is that the hues of a picture are drawn from; all of them by default.
+    """
 
     def draw(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(len(textures), generator=generator)
 
-    first, second = (rgb(draw(0.0, 1.0), draw(0.2, 0.9), draw(0.3, 1.0))[..., None, None] for _ in range(2))
+    start, extent = hues or (torch.zeros(len(textures)), 1.0)
+    first, second = (
+        rgb(start + extent * draw(0.0, 1.0), draw(0.2, 0.9), draw(0.3, 1.0))[..., None, None] for _ in range(2)
+    )
     share = 0.4 * pattern(textures, size, generator)[:, None]
     return first * (1 - share) + second * share
 

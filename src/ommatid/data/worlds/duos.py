@@ -1,8 +1,9 @@
 """`world-duos`: pictures of two objects of different categories, to be told apart by a reference.
 
-A category is a shape with a texture: "striped star". Colours are any, as in `world-cutouts`, and so are size, turn and
-place; the two objects of a picture lie in different quarters of it. The source, from which boundaries are learnt, has
-one object a picture, a disc or a bar, of which there is none in the target.
+A category is a shape with a texture: "striped star". Every texture has hues of its own, a quarter of all, of any
+strength and brightness; grounds have any. So the colour of a reference tells some categories apart, and the rest is a
+matter of shape. Size, turn and place are free; the two objects of a picture lie in different quarters. The source, from
+which boundaries are learnt, has one object a picture, a disc or a bar, of which there is none in the target.
 """
 
 import math
@@ -23,6 +24,7 @@ TARGET, SOURCE = ("star", "cross", "square", "triangle"), ("disc", "bar")
 WORDS = ("striped", "checkered", "dotted")
 """Of the textures of objects, in the order of `ommatid.data.worlds.cutouts.TEXTURES`."""
 SPLITS = ("labelled", "unlabelled", "val", "test", "source")
+HUE_RANGE = 0.25
 FORMATS = ("folder",)
 QUARTERS = torch.tensor([[-0.45, -0.45], [0.45, -0.45], [-0.45, 0.45], [0.45, 0.45]])
 # Always whole chunks are drawn, so that a smaller split is the beginning of a larger one.
@@ -106,8 +108,9 @@ class DuoWorld:
         return Duos(images, maps, SOURCE if name == "source" else self.class_names)
 
     def write(self, root: str | Path, format: str = "folder") -> dict[str, int]:
-        """Write `target/{train,val,test}/{images,masks}/<number>.png` and `source/{images,masks}/<number>.png`, masks as
-        label maps with `classes.txt`; training pictures without a mask are the unlabelled ones.
+        """Write `target/{train,val,test}/{images,masks}/<name>.png` and `source/{images,masks}/<name>.png`.
+
+        Masks are label maps with `classes.txt`; training pictures without a mask are the unlabelled ones.
 
         Returns:
             Number of pictures of every split.
@@ -160,7 +163,8 @@ class DuoWorld:
         images, maps = ground, torch.zeros(_CHUNK, size, size, dtype=torch.uint8)
         for place in range(classes.shape[1]):
             masks = inside(*own_frame(self._poses(quarters[:, place], alone, generator), size), shapes[:, place])
-            thing, _ = apart(coloured(textures[:, place], size, generator), ground, self.contrast)
+            hues = None if alone else (textures[:, place] / len(WORDS), HUE_RANGE)
+            thing, _ = apart(coloured(textures[:, place], size, generator, hues), ground, self.contrast)
             images = torch.where(masks[:, None], thing, images)
             maps = torch.where(masks, (classes[:, place] + 1).to(torch.uint8)[:, None, None], maps)
         images = images + self.noise * torch.randn(images.shape, generator=generator)

@@ -1,0 +1,331 @@
+"""Ref-Net: Boundary Knowledge Translation based Reference Semantic Segmentation (arXiv:2108.01075, IJCAI 2021).
+
+Show the network one outlined object, and it finds all of that kind in another image, whatever the kind is: the outlined
+features become one vector (E2), every place of the image is compared with it (E3) and told of it (E4), and a decoder
+draws what is alike (E5). Some labelled pairs teach this (E6); of unlabelled images turned ones must give turned masks
+(E7), and critics that learnt from other categories what a clean cut-out is judge the rest (E8), as in Trans-Net.
+Equation numbers refer to docs/methods/ref-net.md; what E1-E7 compute is this project's reading of the paper.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from ommatid.data.images import read_image
+from ommatid.data.mask_maps import own_mask
+from ommatid.dense.reference_data import ReferenceData
+from ommatid.dense.reference_task import ReferenceBatch, ReferenceScores, query_scores
+from ommatid.dense.segmenter import Images, Probabilities, Threshold
+from ommatid.dense.task import MaskBatch, Segmentation
+from ommatid.dense.trans_net import INNER, OUTER, TransNet
+from ommatid.engine.data import DataModule
+from ommatid.engine.recipe import Recipe
+from ommatid.errors import InputError, unknown
+from ommatid.losses.dice import dice_loss
+from ommatid.nn.deeplab import DeepLabDecoder, DeepLabEncoder
+from ommatid.nn.normalise import Normalise
+from ommatid.nn.reference import ReferenceConditioning, masked_average_pool
+from ommatid.nn.unet import UNetDecoder, UNetEncoder
+
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+class ReferenceNetwork(nn.Module):
+    """Encoder, conditioning on references, decoder (E1-E5).
+
+    Args:
+        name, backbone, pretrained, widths: as of `ommatid.dense.networks.PixelNetwork`.
+    """
+
+    def __init__(self, name: str, backbone: str, pretrained: bool, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.normalise = Normalise(MEAN, STD)
+        self.encoder: nn.Module
+        self.decoder: nn.Module
+        if name == "unet":
+            self.encoder, self.decoder = UNetEncoder(3, widths), UNetDecoder(widths)
+            channels = widths[-1]
+        elif name == "deeplabv3plus":
+            encoder = DeepLabEncoder(backbone, pretrained=pretrained)
+            self.encoder, self.decoder = encoder, DeepLabDecoder(encoder.widths)
+            channels = encoder.widths[-1]
+        else:
+            raise unknown("network", name, ("deeplabv3plus", "unet"))
+        self.conditioning = ReferenceConditioning(channels)
+
+    def forward(
+        self,
+        images: Images,
+        references: Float[Tensor, "batch shot 3 height width"],
+        reference_masks: Float[Tensor, "batch shot 1 height width"],
+    ) -> Float[Tensor, "batch 1 height width"]:
+        shots = references.shape[1]
+        # Images and references in one pass: the encoder is the same (E1).
+        together = torch.cat([images, rearrange(references, "b s c h w -> (b s) c h w")])
+        maps = self.encoder(self.normalise(together))
+        shown = rearrange(maps[-1][len(images) :], "(b s) c h w -> b s c h w", s=shots)
+        last = self.conditioning(maps[-1][: len(images)], shown, reference_masks)
+        logits = self.decoder([*(each[: len(images)] for each in maps[:-1]), last])
+        return F.interpolate(logits, images.shape[2:], mode="bilinear", align_corners=False)
+
+    def prototypes(
+        self,
+        references: Float[Tensor, "batch shot 3 height width"],
+        reference_masks: Float[Tensor, "batch shot 1 height width"],
+    ) -> Float[Tensor, "batch feature"]:
+        """What references show, as one vector (E2)."""
+        maps = self.encoder(self.normalise(rearrange(references, "b s c h w -> (b s) c h w")))[-1]
+        shown = rearrange(maps, "(b s) c h w -> b s c h w", s=references.shape[1])
+        return masked_average_pool(shown, reference_masks)
+
+
+class RefNet(TransNet):
+    """Ref-Net (arXiv:2108.01075): segments what looks like a reference; boundaries are learnt elsewhere (E1-E8).
+
+    The boundary module is Trans-Net's, and so are most arguments.
+
+    Args:
+        image_size: height and width that images and references come in.
+        network: "deeplabv3plus" as published, or "unet"; `backbone`, `pretrained` and `widths` are theirs, see
+            `PixelNetwork`.
+        activation: "sigmoid" of the logits, or "clamp" to [0, 1].
+        consistency_weight: of the distance between what was found and the reference, as vectors (E2); 0 for none.
+        empty_below: critics judge images in which some pixel's probability is at least so high: an empty mask is always
+            clean.
+        critic_base, critic_blocks, critic_sigmoid: of each critic, see `PatchCritic`.
+        kernels, pseudo_mask, penalty, negative_weight: of wrong cut-outs and critics, see `TransNet`.
+        judges: the critics, "inner" sees background left inside, "outer" what is left outside; none where empty.
+        adversarial_weight: of what the critics think (E8).
+        adversarial_every: steps between two updates by unlabelled images.
+        together: add what unlabelled images teach to the labelled loss of the step, instead of an update of its own.
+        self_weight: of equivariance (E7).
+        critics_from, adversarial_from: shares of the training after which critics learn, and are listened to.
+        paste: share of labelled images that get a background from the source.
+        edge_kernel: compare turned masks within this band around their edges alone; everywhere where None.
+        threshold: "half", or "otsu", which is chosen image by image.
+        recipe, critic_recipe: optimiser and schedule of the segmenter and of both critics.
+    """
+
+    data_module: ClassVar[type[ReferenceData]] = ReferenceData  # type: ignore[assignment]
+    monitor = "val/category_IoU"
+    embedded = {
+        "model": {
+            "network": "unet",
+            "widths": [16, 32, 64, 64],
+            "critic_base": 12,
+            "critic_blocks": 3,
+            "critic_sigmoid": False,
+            "kernels": [3, 7],
+            "pseudo_mask": "morphed",
+            "negative_weight": 0.5,
+            "adversarial_weight": 0.5,
+            "adversarial_every": 1,
+            "together": True,
+            "self_weight": 0.1,
+            "critics_from": 0.3,
+            "adversarial_from": 0.4,
+            "paste": 0.0,
+            "recipe": {"optimizer": "adam", "lr": 2e-3, "betas": [0.9, 0.999]},
+            "critic_recipe": {"optimizer": "adam", "lr": 1e-3, "betas": [0.0, 0.9]},
+        },
+        "data": {"size": 64, "augment": "turns", "labelled_batch": 12, "batch_size": 12},
+        "trainer": {"max_epochs": 4},
+    }
+
+    def __init__(
+        self,
+        image_size: int = 128,
+        network: str = "deeplabv3plus",
+        backbone: str = "resnet101",
+        pretrained: bool = False,
+        widths: list[int] = [16, 32, 64],  # noqa: B006  (plain values for the command line; never changed)
+        activation: Literal["sigmoid", "clamp"] = "sigmoid",
+        consistency_weight: float = 0.0,
+        empty_below: float = 0.5,
+        critic_base: int = 16,
+        critic_blocks: int = 6,
+        critic_sigmoid: bool = True,
+        kernels: list[int] = [15, 73],  # noqa: B006
+        pseudo_mask: Literal["source", "morphed"] = "source",
+        penalty: float = 10.0,
+        negative_weight: float = 1.0,
+        judges: list[str] = [INNER, OUTER],  # noqa: B006
+        adversarial_weight: float = 1.0,
+        adversarial_every: int = 5,
+        together: bool = False,
+        self_weight: float = 1.0,
+        critics_from: float = 0.0,
+        adversarial_from: float = 0.0,
+        paste: float = 0.0,
+        edge_kernel: int | None = None,
+        threshold: Threshold = "half",
+        recipe: Recipe = Recipe("ralamb", lr=1.2e-4, betas=(0.0, 0.9), schedule="constant"),
+        critic_recipe: Recipe = Recipe("ralamb", lr=1.2e-4, betas=(0.0, 0.9), schedule="constant"),
+    ) -> None:
+        super().__init__(
+            image_size,
+            network,
+            backbone,
+            pretrained,
+            widths,
+            activation,
+            critic_base,
+            critic_blocks,
+            critic_sigmoid,
+            kernels,
+            pseudo_mask,
+            penalty,
+            negative_weight,
+            judges,
+            adversarial_weight,
+            adversarial_every,
+            together,
+            self_weight,
+            critics_from,
+            adversarial_from,
+            paste,
+            edge_kernel,
+            threshold,
+            recipe,
+            critic_recipe,
+        )
+        self.save_hyperparameters(logger=False)
+
+    def build_network(self) -> nn.Module:
+        settings = self.hparams
+        return ReferenceNetwork(settings.network, settings.backbone, settings.pretrained, settings.widths)
+
+    def forward(self, batch: ReferenceBatch) -> Probabilities:  # type: ignore[override]
+        """Where the references' category is (E5)."""
+        return self.activated(self.network(batch.images, batch.references, batch.reference_masks))
+
+    # -- training --
+
+    def masks_of(self, part: MaskBatch) -> Probabilities:
+        assert isinstance(part, ReferenceBatch)
+        return self(part)
+
+    def supervision(self, predicted: Probabilities, batch: MaskBatch) -> Float[Tensor, ""]:
+        """Overlap, and every pixel for itself (E6); for an absent category the former is the area that was found."""
+        valid = batch.valid.float()
+        # Autocast refuses binary cross-entropy of probabilities.
+        with torch.autocast(predicted.device.type, enabled=False):
+            pixels = F.binary_cross_entropy(predicted.float().clamp(0, 1), batch.masks, valid, reduction="sum")
+        loss = dice_loss(predicted, batch.masks, batch.valid) + pixels / valid.sum().clamp(min=1)
+        weight = self.hparams.consistency_weight
+        return loss + weight * self.inconsistency(predicted, batch) if weight else loss
+
+    def inconsistency(self, predicted: Probabilities, batch: MaskBatch) -> Float[Tensor, ""]:
+        """Mean squared distance of what was found from what the references show, where the image shows it."""
+        assert isinstance(batch, ReferenceBatch)
+        network = self.network
+        assert isinstance(network, ReferenceNetwork)
+        found = network.prototypes(batch.images[:, None], predicted[:, None])
+        wanted = network.prototypes(batch.references, batch.reference_masks)
+        distance = (found - wanted).float().square().mean(dim=1)
+        return (distance * batch.present).sum() / batch.present.sum().clamp(min=1)
+
+    def worth_judging(self, predicted: Probabilities) -> Bool[Tensor, "batch"]:
+        """Images in which something was found."""
+        return predicted.detach().flatten(1).amax(dim=1) >= self.hparams.empty_below
+
+    # -- evaluation --
+
+    @classmethod
+    def arguments_from(cls, data: DataModule) -> dict[str, Any]:
+        assert isinstance(data, ReferenceData)
+        return {"image_size": data.size}
+
+    def align(self, data: DataModule) -> None:
+        assert isinstance(data, ReferenceData)
+        data.use(int(self.hparams.image_size))
+
+    def new_scores(self) -> ReferenceScores:  # type: ignore[override]
+        return ReferenceScores()
+
+    def score(self, batch: ReferenceBatch) -> dict[str, Tensor]:  # type: ignore[override]
+        maps = self(batch).float()
+        return query_scores(maps >= self.thresholds(maps)[:, None, None, None], batch)
+
+    @torch.no_grad()
+    def predict(  # type: ignore[override]
+        self,
+        image: str | Path,
+        references: list[str],
+        reference_masks: list[str],
+        threshold: float | None = None,
+    ) -> Segmentation:
+        """What your own image shows of the kind that your references outline.
+
+        Args:
+            image: picture file.
+            references: picture files that show an object of the kind.
+            reference_masks: their outlines, pictures of the same sizes: 0 outside, anything else inside.
+            threshold: from which probability on a pixel is foreground; what the method was trained with where None.
+
+        Raises:
+            InputError: a file is missing or no readable picture, there are not as many masks as references, a mask has
+                another size than its reference or shows nothing, or the threshold lies outside [0, 1].
+        """
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise InputError(f"threshold must lie in [0, 1], found {threshold}")
+        if not references or len(references) != len(reference_masks):
+            raise InputError(
+                f"references: found {len(references)} with {len(reference_masks)} masks, expected one or more "
+                "with a mask each"
+            )
+        size = int(self.hparams.image_size)
+        pixels = read_image(image).float() / 255
+        shown, masks = zip(*map(_outlined, references, reference_masks), strict=True)
+        network = self.eval().network
+        logits = network(
+            _sized(pixels[None], size).to(self.device),
+            torch.cat([_sized(each[None], size) for each in shown])[None].to(self.device),
+            torch.cat([F.interpolate(each[None, None], (size, size), mode="nearest") for each in masks])[None].to(
+                self.device
+            ),
+        )
+        maps = self.activated(logits).float()
+        chosen = float(self.thresholds(maps)[0]) if threshold is None else threshold
+        whole = F.interpolate(maps, pixels.shape[1:], mode="bilinear", align_corners=False)[0, 0].cpu()
+        return Segmentation(pixels, whole, chosen)
+
+    def exportable(self) -> tuple[nn.Module, tuple[Tensor, ...], tuple[str, ...], tuple[str, ...]]:
+        """The network for one reference, example inputs, and the names of inputs and outputs."""
+        size, generator = int(self.hparams.image_size), torch.Generator().manual_seed(0)
+        images, references = torch.rand(2, 1, 3, size, size, generator=generator)
+        masks = (torch.rand(1, 1, 1, size, size, generator=generator) > 0.5).float()
+        inputs = ("images", "references", "reference_masks")
+        return _PlainReferenceNetwork(self), (images, references[:, None], masks), inputs, ("probabilities",)
+
+
+class _PlainReferenceNetwork(nn.Module):
+    def __init__(self, method: RefNet) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, images: Tensor, references: Tensor, reference_masks: Tensor) -> Tensor:
+        return self.method.activated(self.method.network(images, references, reference_masks))
+
+
+def _outlined(reference: str, mask: str) -> tuple[Float[Tensor, "3 height width"], Float[Tensor, "height width"]]:
+    """A reference and its outline."""
+    pixels, outline = read_image(reference).float() / 255, torch.from_numpy(own_mask(Path(mask))).float()
+    if outline.shape != pixels.shape[1:]:
+        found, expected = (" x ".join(map(str, shape)) for shape in (outline.shape, pixels.shape[1:]))
+        raise InputError(
+            f"{mask}: found a mask of {found} pixels (height x width), expected {expected} as of {reference}"
+        )
+    if not outline.any():
+        raise InputError(f"{mask}: found nothing outlined, expected an object")
+    return pixels, outline
+
+
+def _sized(images: Images, size: int) -> Float[Tensor, "batch 3 {size} {size}"]:
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)

@@ -82,7 +82,9 @@ def test_quarter_and_half_turns_are_drawn():
     for seed in range(8):
         torch.manual_seed(seed)
         method.self_loss(part, part.images[:, :1])
-    corners = {tuple(torch.round(turn(part.images, q)[0, 0, ::15, ::15], decimals=3).flatten().tolist()) for q in (1, 2)}
+    corners = {
+        tuple(torch.round(turn(part.images, q)[0, 0, ::15, ::15], decimals=3).flatten().tolist()) for q in (1, 2)
+    }
     assert seen == corners
 
 

@@ -99,25 +99,22 @@ class BoundaryLearner(Segmenter):
 
     def training_step(self, batch: BoundaryBatch, batch_idx: int) -> None:
         """One update of the critics, one by labels, and every so often one by critics and turned images."""
-        settings, parts = self.hparams, {}
+        settings, parts, terms = self.hparams, {}, {}
         if self.critics and self.share_done >= settings.critics_from:
             with torch.no_grad():
                 predicted = self.masks_of(batch.unlabelled)
             parts["critics"] = self.criticism(batch, predicted)
             self.update("critics", loss=parts["critics"])
-        unlabelled = batch_idx % settings.adversarial_every == 0
         labelled = self.labelled_loss(self.composited(batch))
-        if not (unlabelled and settings.together):
+        if not settings.together:
             self.update("segmenter", loss=labelled)
-        if unlabelled:
+        if batch_idx % settings.adversarial_every == 0:
             terms = self.unlabelled_losses(batch.unlabelled)
-            parts |= terms
-            if terms:
-                loss = torch.stack(list(terms.values())).sum()
-                self.update("segmenter", loss=labelled + loss if settings.together else loss)
-            elif settings.together:
-                self.update("segmenter", loss=labelled)
-        self.report(loss=labelled, **parts)
+        if settings.together:
+            self.update("segmenter", loss=torch.stack([labelled, *terms.values()]).sum())
+        elif terms:
+            self.update("segmenter", loss=torch.stack(list(terms.values())).sum())
+        self.report(loss=labelled, **parts, **terms)
 
     def masks_of(self, part: MaskBatch) -> Probabilities:
         """What is predicted for the images of a stream."""

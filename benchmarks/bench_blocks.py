@@ -39,15 +39,31 @@ BLOCKS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@pytest.mark.parametrize("channels_last", [False, True], ids=["channels first", "channels last"])
+WAYS: dict[str, tuple[torch.memory_format, torch.dtype, bool]] = {
+    "channels first": (torch.contiguous_format, torch.float32, False),
+    "channels last": (torch.channels_last, torch.float32, False),
+    "channels last, bfloat16": (torch.channels_last, torch.bfloat16, False),
+    "channels last, compiled": (torch.channels_last, torch.float32, True),
+    "channels last, bfloat16, compiled": (torch.channels_last, torch.bfloat16, True),
+}
+"""Layout, precision of autocast, and whether through torch.compile."""
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", BLOCKS)
-def test_one_update(benchmark, name, channels_last):
+def test_one_update(benchmark, name, way):
+    layout, precision, compiled = WAYS[way]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    block = BLOCKS[name]().to(memory_format=layout)
-    maps = torch.randn(2 * CLIP, CHANNELS, 28, 28).to(memory_format=layout).requires_grad_()
+    block = BLOCKS[name]().to(device, memory_format=layout)
+    run = torch.compile(block) if compiled else block
+    maps = torch.randn(2 * CLIP, CHANNELS, 28, 28, device=device).to(memory_format=layout).requires_grad_()
 
     def update() -> None:
-        block(maps).square().mean().backward()
+        with torch.autocast(device, dtype=precision, enabled=precision != torch.float32):
+            loss = run(maps).square().mean()
+        loss.backward()
+        if device == "cuda":
+            torch.cuda.synchronize()
 
     benchmark(update)

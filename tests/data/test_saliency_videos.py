@@ -8,7 +8,17 @@ import torch
 from PIL import Image
 
 from data.videos import grey, write_video
-from ommatid.data.saliency_videos import map_files, read_map, video_folder, wild360, window_starts
+from ommatid.data.saliency_videos import (
+    detect_saliency_format,
+    frame_chunks,
+    map_files,
+    open_saliency,
+    read_map,
+    saliency_splits,
+    video_folder,
+    wild360,
+    window_starts,
+)
 from ommatid.data.worlds.sphere import SphereWorld
 from ommatid.errors import InputError
 
@@ -186,3 +196,43 @@ def test_folders_that_do_not_fit_are_refused(tmp_path):
 def test_windows_of_nothing_are_refused():
     with pytest.raises(InputError, match="frames: found 0, expected at least 1"):
         window_starts(0, 5)
+
+
+def test_formats_are_told_by_the_files(written, tmp_path):
+    assert detect_saliency_format(written) == "wild360"
+    assert saliency_splits(str(written)) == ("train", "test")
+    assert [video.name for video in open_saliency(written, "test")] == ["test_0000"]
+    for folder in ("train/videos", "test"):
+        (tmp_path / folder).mkdir(parents=True)
+        write_video(tmp_path / folder / "film.mp4", [grey(100, 64, 32)], [0.0])
+    (tmp_path / "train" / "maps" / "film").mkdir(parents=True)
+    np.save(tmp_path / "train" / "maps" / "film" / "0.npy", np.ones((4, 8)))
+    assert detect_saliency_format(tmp_path) == "folder"
+    assert saliency_splits(tmp_path) == ("train", "test")
+    [train], [test] = (open_saliency(tmp_path, split) for split in ("train", "test"))
+    assert train.has_maps
+    assert not test.has_maps
+    assert saliency_splits(tmp_path / "test") == ("train",)
+    assert open_saliency(tmp_path / "test", "train")[0].path == test.path
+
+
+@pytest.mark.parametrize("length", [1, 3, 4, 9])
+def test_chunks_are_the_frames_in_order(written, length):
+    video = wild360(written, "train")[0]
+    chunks = list(video.chunks(32, length))
+    assert {len(chunk) for chunk in chunks[:-1]} <= {length}
+    assert torch.equal(torch.cat(chunks), video.frames(range(4), 32))
+    assert torch.equal(torch.cat(list(frame_chunks(video.path, None, length, start=1))), torch.cat(chunks)[1:])
+
+
+def test_what_is_no_data_set_of_videos_is_refused(written, tmp_path):
+    with pytest.raises(InputError, match="no such folder, expected videos shot all around"):
+        detect_saliency_format(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"found no videos, expected some in videos/"):
+        detect_saliency_format(tmp_path)
+    with pytest.raises(InputError, match="unknown format of saliency 'films'"):
+        saliency_splits(written, "films")
+    with pytest.raises(InputError, match=r"split: found 'val', expected one of those in .*: train, test"):
+        open_saliency(written, "val")
+    with pytest.raises(InputError, match="found no frame of number 4, expected a longer video"):
+        list(frame_chunks(written / "data" / "train" / "train_0000.mp4", 16, start=4))

@@ -199,7 +199,8 @@ def saliency_splits(root: str | Path, format: str | None = None) -> tuple[str, .
     Raises:
         InputError: as `detect_saliency_format` does, or the format is unknown.
     """
-    root, format = Path(root), _known_format(root, format)
+    root = Path(root)
+    format = _known_format(root, format)
     if format == "wild360":
         return tuple(split for split in SPLITS if (root / f"{split}.txt").is_file())
     return tuple(split for split in PARTS if _videos_of(root / split)) or ("train",)

@@ -28,7 +28,8 @@ def masked_average_pool(
         5.0
     """
     batch, shots = features.shape[:2]
-    small = F.adaptive_avg_pool2d(masks.float().flatten(0, 1), features.shape[3:]).unflatten(0, (batch, shots))
+    size = features.shape[3], features.shape[4]
+    small = F.adaptive_avg_pool2d(masks.float().flatten(0, 1), size).unflatten(0, (batch, shots))
     pooled = (features.float() * small).sum(dim=(3, 4)) / (small.sum(dim=(3, 4)) + eps)
     return pooled.mean(dim=1).to(features.dtype)
 

@@ -1,0 +1,73 @@
+"""Distortion counts where people look."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from dense.made_saliency import film, paver
+from ommatid.data.clips import read_frames
+from ommatid.data.video import write_video
+from ommatid.dense.paver_quality import HIGHEST, WatchedQuality, watched_quality
+from ommatid.dense.quality_metrics import weighted_psnr
+from ommatid.errors import InputError
+
+
+def test_the_score_is_the_mean_over_frames_weighed_by_the_references_maps(tmp_path):
+    method = paver()
+    reference, distorted = film(tmp_path / "a.mp4", height=64), film(tmp_path / "b.mp4", height=64, noise=20.0)
+    found = method.quality(reference, distorted)
+    first, second = (read_frames(path, range(7)).float() for path in (reference, distorted))
+    maps = method.predict(reference).maps[:, None]
+    weight = torch.nn.functional.interpolate(maps, (64, 128), mode="bilinear", align_corners=False)[:, 0]
+    torch.testing.assert_close(found.weighted, weighted_psnr(first, second, weight))
+    torch.testing.assert_close(found.plain, weighted_psnr(first, second, torch.ones(7, 64, 128)))
+    assert found.psnr == pytest.approx(float(found.weighted.mean()))
+    assert not torch.allclose(found.weighted, found.plain)
+
+
+def test_more_noise_is_worse(tmp_path):
+    method, reference = paver(), film(tmp_path / "a.mp4")
+    scores = [
+        method.quality(reference, film(tmp_path / f"{noise}.mp4", noise=float(noise))).psnr for noise in (5, 20, 60)
+    ]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_what_people_look_at_counts_more(tmp_path):
+    """The same change, once where the map is high and once where it is low."""
+    method, reference = paver(), film(tmp_path / "a.mp4")
+    maps = method.predict(reference).maps
+    pixels = read_frames(reference, range(7)).permute(0, 2, 3, 1).numpy()
+    found = {}
+    for name, chosen in (("high", maps > 0.7), ("low", maps < 0.2)):
+        changed = np.where(chosen[..., None].numpy(), 255 - pixels, pixels).astype(np.uint8)
+        found[name] = method.quality(reference, write_video(tmp_path / f"{name}.mp4", changed, fps=10))
+    gain = {name: each.plain.mean() - each.weighted.mean() for name, each in found.items()}
+    assert gain["high"] > 0 > gain["low"]
+
+
+def test_frames_without_difference_count_one_hundred_decibels(tmp_path):
+    reference = film(tmp_path / "a.mp4")
+    found = paver().quality(reference, reference)
+    assert (found.weighted == HIGHEST).all()
+    assert found.psnr == HIGHEST
+
+
+def test_part_of_the_videos_can_be_compared_and_told(tmp_path):
+    reference, distorted = film(tmp_path / "a.mp4"), film(tmp_path / "b.mp4", frames=9, noise=9.0)
+    found = watched_quality(paver(), reference, distorted, frames=4)
+    assert len(found.weighted) == 4
+    told = found.to_json()
+    assert json.loads(json.dumps(told)) == told
+    assert told["weighted_psnr"] == pytest.approx(found.psnr, abs=1e-3)
+    assert isinstance(found, WatchedQuality)
+
+
+def test_videos_of_another_length_or_size_are_refused(tmp_path):
+    reference = film(tmp_path / "a.mp4")
+    with pytest.raises(InputError, match=r"b\.mp4: found another number of frames, expected that of a\.mp4"):
+        paver().quality(reference, film(tmp_path / "b.mp4", frames=9))
+    with pytest.raises(InputError, match=r"c\.mp4: found frames of 64 x 128, expected 32 x 64 as in a\.mp4"):
+        paver().quality(reference, film(tmp_path / "c.mp4", height=64))

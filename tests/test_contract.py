@@ -25,6 +25,7 @@ LEARNING = {
     "cosoc": {"exemplar_share": 0.0},
     "dcin-tel": {"hidden_dim": 32, "recipe": {"lr": 1e-2}},
     "kdexplainer": {"teacher_steps": 100, "dropout": 0.0, "crop_pad": 0, "recipe": {"lr": 1e-2}},
+    "paver": {"released_losses": True},
     "sa-gan": {"embedding_dim": 64, "embedding_steps": 20, "classifier_steps": 300, "classifier_lr": 0.05},
     "vam": {"teacher_steps": 100, "crop_pad": 0},
 }

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ommatid import datasets
 from ommatid.data import video as reading
+from ommatid.data.nyu import NYU_FORMATS
 from ommatid.errors import InputError
 
 
@@ -121,6 +122,38 @@ def test_images_with_masks_are_written_and_check_clean(name, formats, tmp_path, 
     code, found = checked(capsys, target)
     assert code == 1
     assert "image" in found["records"][0]["record"]
+
+
+def test_videos_all_around_are_written_and_check_clean(tmp_path, capsys, monkeypatch):
+    from ommatid.data.worlds import sphere
+
+    few = sphere.SphereWorld(train=2, val=1, test=1, frames=3, height=32)
+    monkeypatch.setattr(sphere, "SphereWorld", lambda seed: few)
+    root = tmp_path / "around"
+    assert datasets.make(ask(name="world-sphere", out=str(root))) == 0
+    capsys.readouterr()
+    code, found = checked(capsys, root)
+    assert (code, found["format"], found["faults"]) == (0, "saliency", 0)
+    assert found["splits"]["test"]["videos"] == found["splits"]["test"]["with maps"] >= 1
+    next(path for path in root.rglob("*.mp4") if path.is_file()).write_bytes(b"no video")
+    code, found = checked(capsys, root)
+    assert code == 1
+    assert "video" in found["records"][0]["record"]
+
+
+@pytest.mark.parametrize("format", ["nyu", "nyu-mat"])
+def test_scenes_are_written_and_check_clean(format, tmp_path, capsys, monkeypatch):
+    from ommatid.data.worlds import surfaces
+
+    few = surfaces.SurfaceWorld(train=3, val=1, test=2, size=16)
+    monkeypatch.setattr(surfaces, "SurfaceWorld", lambda seed: few)
+    root = tmp_path / "scenes"
+    assert datasets.make(ask(name="world-surfaces", out=str(root), format=format)) == 0
+    capsys.readouterr()
+    code, found = checked(capsys, root)
+    assert (code, found["faults"]) == (0, 0)
+    assert found["format"] in NYU_FORMATS
+    assert found["splits"]["test"]["images"] == 2
 
 
 @pytest.mark.parametrize("format", ["table", "xlsa17"])

@@ -86,9 +86,25 @@ TINY: dict[str, dict[str, dict[str, Any]]] = {
         "data": {"batch_size": 12, "world": {"train": 48, "val": 12, "test": 24}},
         "trainer": {"max_epochs": 1, "max_steps": -1},
     },
+    "nddr-cnn": {
+        "model": {
+            "num_classes": 5,
+            "widths": [16, 32],
+            "single_steps": 2,
+            "joint_steps": 1000,
+            "recipe": {"lr": 0.05, "lr_multipliers": {"*fusions.*": 1.0}},
+        },
+        "data": {"batch_size": 8, "world": {"train": 96, "val": 8, "test": 12, "size": 16}},
+        "trainer": {"max_epochs": 1, "check_val_every_n_epoch": 1},
+    },
     "order-free-rnn": {
         "model": {"num_labels": 16, "image_size": 48, "backbone": "small", "hidden_dim": 16, "attention_dim": 8},
         "data": {"batch_size": 16, "world": {"train": 64, "val": 16, "test": 16}},
+        "trainer": {"max_epochs": 1, "max_steps": -1},
+    },
+    "paver": {
+        "model": {"encoder_steps": 3, "encoder_views": 20, "recipe": {"lr": 1e-3}},
+        "data": {"window": 3, "world": {"train": 4, "val": 2, "test": 4, "frames": 6}},
         "trainer": {"max_epochs": 1, "max_steps": -1},
     },
     "sa-gan": {

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ommatid.errors import unknown
 
 FIELDS = {
-    "dense": "image -> mask",
+    "dense": "image or 360-degree video -> mask, classes, normals or saliency",
     "grounding": "clip features + sentence -> scored moments",
     "recognition": "image or clip -> label, labels or embedding",
     "transfer": "a trained model, or few or no labels -> a classifier",
@@ -203,6 +203,18 @@ CATALOGUE = (
         year=2021,
     ),
     Entry(
+        name="nddr-cnn",
+        title="NDDR-CNN: Layerwise Feature Fusing in Multi-Task CNNs by Neural Discriminative Dimensionality Reduction",
+        field="dense",
+        target="ommatid.dense.nddr_cnn:NDDRCNN",
+        embedded="world-surfaces",
+        summary="Classes and normals of one image: two networks learn, by channel, what to take of each other.",
+        arxiv="1801.08297",
+        authors="Gao, Y. and Ma, J. and Zhao, M. and Liu, W. and Yuille, A. L.",
+        venue="CVPR",
+        year=2019,
+    ),
+    Entry(
         name="order-free-rnn",
         title="Order-Free RNN with Visual Attention for Multi-Label Classification",
         field="recognition",
@@ -213,6 +225,18 @@ CATALOGUE = (
         authors="Chen, S.-F. and Chen, Y.-C. and Yeh, C.-K. and Wang, Y.-C. F.",
         venue="AAAI",
         year=2018,
+    ),
+    Entry(
+        name="paver",
+        title="Panoramic Vision Transformer for Saliency Detection in 360-Degree Videos",
+        field="dense",
+        target="ommatid.dense.paver:PAVER",
+        embedded="world-sphere",
+        summary="See where people would look in videos shot all around, without labels: flat weights on a sphere.",
+        arxiv="2209.08956",
+        authors="Yun, H. and Lee, S. and Kim, G.",
+        venue="ECCV",
+        year=2022,
     ),
     Entry(
         name="sa-gan",

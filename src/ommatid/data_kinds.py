@@ -16,6 +16,16 @@ from ommatid.data.images import SUFFIXES as IMAGE_SUFFIXES
 from ommatid.data.images import ImageSet, read_image
 from ommatid.data.label_lists import LABEL_FORMATS, LabelledImages, detect_label_format, label_splits, open_labels
 from ommatid.data.masks import MASK_FORMATS, MaskedImages, detect_mask_format, mask_splits, open_masks
+from ommatid.data.nyu import NYU_FORMATS, detect_nyu_format, nyu_splits, open_nyu
+from ommatid.data.saliency_videos import (
+    SALIENCY_FORMATS,
+    SaliencyVideo,
+    detect_saliency_format,
+    map_files,
+    open_saliency,
+    read_map,
+    saliency_splits,
+)
 from ommatid.data.video import SUFFIXES as VIDEO_SUFFIXES
 from ommatid.data.zero_shot import ZERO_SHOT_FORMATS, detect_zero_shot_format, open_zero_shot
 from ommatid.errors import InputError
@@ -66,6 +76,8 @@ def kinds_of_data() -> dict[str, Callable[[Path, str], tuple[list[Fault], Splits
         **{name: Kind(_read_labels, _label_faults, _count_labels, _of(name)).examine for name in LABEL_FORMATS},
         "faces": faces.examine,
         "few-shot": episodes.examine,
+        **{name: Kind(_read_scenes, _scene_faults, _count_images_of, _of(name)).examine for name in NYU_FORMATS},
+        "saliency": Kind(_read_saliency, _saliency_faults, _count_saliency, _one_of(SALIENCY_FORMATS)).examine,
         "masks": Kind(_read_masks, _mask_faults, _count_masks, _one_of(MASK_FORMATS)).examine,
         **{name: Kind(_read_described, _no_faults, _count_described, _of(name)).examine for name in ZERO_SHOT_FORMATS},
     }
@@ -90,6 +102,10 @@ def detect(root: Path) -> str:
             return described
         if _holds_new_classes(root):
             return "few-shot"
+        if (format := _nyu_format(root)) is not None:
+            return format
+        if _holds_saliency(root):
+            return "saliency"
         if _holds_masks(root):
             return "masks"
         if _holds_faces(root):
@@ -139,6 +155,21 @@ def _holds_faces(root: Path) -> bool:
     with listed.open(encoding="utf-8", errors="replace") as lines:
         words = next((line.split() for line in lines if line.strip()), [""])
     return Path(words[0]).suffix.lower() in IMAGE_SUFFIXES
+
+
+def _nyu_format(root: Path) -> str | None:
+    try:
+        return detect_nyu_format(root)
+    except InputError:
+        return None
+
+
+def _holds_saliency(root: Path) -> bool:
+    """Official lists, or maps beside the videos; videos alone look like clips, and are checked so."""
+    try:
+        return detect_saliency_format(root) == "wild360" or any(root.rglob("maps"))
+    except InputError:
+        return False
 
 
 def _holds_masks(root: Path) -> bool:
@@ -280,6 +311,39 @@ def _mask_faults(root: Path, split: str, pictures: MaskedImages) -> Iterator[Fau
 
 def _count_masks(pictures: MaskedImages) -> dict[str, Any]:
     return {"images": len(pictures), "masks": len(pictures.labelled), "classes": len(pictures.class_names)}
+
+
+def _read_scenes(root: Path, format: str) -> Splits:
+    return {split: open_nyu(root, split, format) for split in nyu_splits(root, format)}
+
+
+def _scene_faults(root: Path, split: str, part: Any) -> Iterator[Fault]:
+    return _unreadable(root, part, f"{split} image")
+
+
+def _count_images_of(part: Any) -> dict[str, Any]:
+    return {"images": len(part), "classes": len(part.class_names)}
+
+
+def _read_saliency(root: Path, format: str) -> Splits:
+    return {split: open_saliency(root, split) for split in saliency_splits(root)}
+
+
+def _saliency_faults(root: Path, split: str, videos: list[SaliencyVideo]) -> Iterator[Fault]:
+    """The frames of every video are counted, and its maps are read."""
+    expected = "a readable video all around, with a map for each frame"
+    for video in videos:
+        try:
+            video.frames([0], 16)
+            frames = video.length()
+            for path in map_files(video.map_folder)[:frames] if video.map_folder else ():
+                read_map(path)
+        except InputError as error:
+            yield Fault(str(root), f"{split} video {video.name}", str(error), expected)
+
+
+def _count_saliency(videos: list[SaliencyVideo]) -> dict[str, Any]:
+    return {"videos": len(videos), "with maps": sum(video.has_maps for video in videos)}
 
 
 def _read_described(root: Path, format: str) -> Splits:

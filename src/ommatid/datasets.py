@@ -29,6 +29,8 @@ def make(arguments: Namespace) -> int:
         "world-attributes": _make_attributes,
         "world-cutouts": _make_cutouts,
         "world-tissue": _make_tissue,
+        "world-sphere": _make_sphere,
+        "world-surfaces": _make_surfaces,
         "digits": _make_images,
         "fashion-mnist": _make_images,
     }
@@ -99,6 +101,18 @@ def _make_tissue(arguments: Namespace) -> dict[str, Any]:
     from ommatid.data.worlds.tissue import TissueWorld
 
     return {"counts": TissueWorld(seed=arguments.seed).write(arguments.out, arguments.format or "folder")}
+
+
+def _make_sphere(arguments: Namespace) -> dict[str, Any]:
+    from ommatid.data.worlds.sphere import SphereWorld
+
+    return {"counts": SphereWorld(seed=arguments.seed).write(arguments.out, arguments.format or "wild360")}
+
+
+def _make_surfaces(arguments: Namespace) -> dict[str, Any]:
+    from ommatid.data.worlds.surfaces import SurfaceWorld
+
+    return {"counts": SurfaceWorld(seed=arguments.seed).write(arguments.out, arguments.format or "nyu")}
 
 
 def _make_images(arguments: Namespace) -> dict[str, Any]:

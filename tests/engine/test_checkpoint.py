@@ -289,3 +289,14 @@ def test_foreign_files_that_are_no_weights(tmp_path):
         one_sentence(caught.value, tmp_path / name)
     with pytest.raises(CheckpointError, match="no such weights file"):
         read_foreign(tmp_path / "none.pth")
+
+
+def test_a_header_as_long_as_a_pickle_begins_is_no_pickle(tmp_path):
+    """Its length is the first thing in the file: 640 bytes are written as 80 02."""
+    seen = set()
+    for size in range(200, 720):
+        path = tmp_path / "some.safetensors"
+        write_checkpoint(path, Checkpoint("Toy", {"text": "x" * size}, {}, {"weight": torch.zeros(1)}))
+        seen.add(path.read_bytes()[:2])
+        assert read_checkpoint(path).settings["text"] == "x" * size
+    assert b"\x80\x02" in seen

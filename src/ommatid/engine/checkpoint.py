@@ -162,7 +162,11 @@ def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
 
 
 def _is_pickle(path: Path) -> bool:
-    """A zip archive of torch.save, or a bare pickle."""
+    """A zip archive of torch.save, or a bare pickle.
+
+    A safetensors file begins with the length of its header, whose bytes may be a pickle's; then comes the header.
+    """
     with path.open("rb") as file:
-        start = file.read(4)
-    return start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"))
+        start = file.read(9)
+    marks = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+    return start.startswith(marks) and start[8:] != b"{"

@@ -19,6 +19,7 @@ def dice_loss(
         valid: pixels that count; all where None.
 
     Examples:
+        >>> import torch
         >>> mask = torch.ones(1, 1, 10, 10)
         >>> round(float(dice_loss(mask, mask)), 4), round(float(dice_loss(0 * mask, mask)), 4)
         (-0.005, 0.9802)

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from ommatid.dense.boundary import BoundarySettings
 from ommatid.dense.task import BoundaryBatch, MaskBatch
 from ommatid.dense.trans_net import TransNet
 from ommatid.dense.windows import WholeImage, map_in_bands
@@ -35,8 +36,8 @@ def masked() -> MaskBatch:
 @pytest.mark.parametrize("name", STEPS)
 def test_one_step(benchmark, name):
     torch.manual_seed(0)
-    settings = {"network": "unet", "critic_blocks": 4, "kernels": [3, 7], "together": True, "adversarial_every": 1}
-    method = Alone(**{"image_size": SIZE, **settings, **STEPS[name]})
+    boundary = BoundarySettings(critic_blocks=4, together=True, adversarial_every=1, **STEPS[name])
+    method = Alone(SIZE, "unet", boundary=boundary, kernels=[3, 7])
     batch = BoundaryBatch(masked(), masked(), masked())
     optimizers = {
         phase: torch.optim.Adam([p for module in each.modules for p in module.parameters()])
@@ -58,7 +59,7 @@ def test_one_step(benchmark, name):
 @pytest.mark.parametrize("overlap", [0.0, 0.5])
 def test_windows_of_a_large_image(benchmark, overlap):
     torch.manual_seed(0)
-    method = Alone(image_size=128, network="unet", judges=[]).eval()
+    method = Alone(image_size=128, network="unet", boundary=BoundarySettings(judges=[])).eval()
     image = WholeImage(torch.randint(0, 256, (3, 1024, 1024), dtype=torch.uint8))
 
     @torch.no_grad()

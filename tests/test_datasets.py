@@ -96,25 +96,28 @@ def test_new_classes_are_written_and_check_clean(format, tmp_path, capsys, monke
 
 
 @pytest.mark.parametrize(
-    ("name", "formats"), [("world-cutouts", ["folder", "pairs"]), ("world-tissue", ["folder", "tiles"])]
+    ("name", "formats"),
+    [("world-cutouts", ["folder", "pairs"]), ("world-duos", ["folder"]), ("world-tissue", ["folder", "tiles"])],
 )
 def test_images_with_masks_are_written_and_check_clean(name, formats, tmp_path, capsys, monkeypatch):
-    from ommatid.data.worlds import cutouts, tissue
+    from ommatid.data.worlds import cutouts, duos, tissue
 
     few = {
         "world-cutouts": cutouts.CutoutWorld(train=4, val=2, test=3, source=2, size=16),
+        "world-duos": duos.DuoWorld(shots=1, categories=3, unlabelled=1, val=2, test=3, source=2, size=16),
         "world-tissue": tissue.TissueWorld(labelled=3, unlabelled=1, source=2, val=2, test=3, size=16),
     }
     monkeypatch.setattr(cutouts, "CutoutWorld", lambda seed: few["world-cutouts"])
+    monkeypatch.setattr(duos, "DuoWorld", lambda seed: few["world-duos"])
     monkeypatch.setattr(tissue, "TissueWorld", lambda seed: few["world-tissue"])
     for format in formats:
         root = tmp_path / format
         assert datasets.make(ask(name=name, out=str(root), format=format)) == 0
-        target = root / "target" if name == "world-cutouts" else root
+        target = root if name == "world-tissue" else root / "target"
         capsys.readouterr()
         code, found = checked(capsys, target)
         assert (code, found["format"], found["faults"]) == (0, "masks", 0)
-        classes = 2 if (name, format) == ("world-cutouts", "folder") else 1
+        classes = {"world-cutouts": 2, "world-duos": 3}.get(name, 1) if format == "folder" else 1
         assert found["splits"]["test"] == {"images": 3, "masks": 3, "classes": classes}
         assert found["splits"]["train"]["images"] == 4
         assert found["splits"]["train"]["masks"] == (4 if name == "world-cutouts" else 3)

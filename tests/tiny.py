@@ -13,7 +13,10 @@ GROUNDING: dict[str, dict[str, Any]] = {
 # For methods that learn from less: their training samples, too, can be scored.
 STANDARD = {**GROUNDING, "data": {**GROUNDING["data"], "view": "standard"}}
 # Critics from the first step on, so that one epoch moves them, too; and a step of few images.
-LISTENING = {"critics_from": 0.0, "adversarial_from": 0.0, "recipe": {"lr": 1e-2}}
+LISTENING = {
+    "boundary": {"critic_base": 4, "critic_blocks": 2, "critics_from": 0.0, "adversarial_from": 0.0},
+    "recipe": {"lr": 1e-2},
+}
 STREAMS = {"shots": 8, "labelled_batch": 4, "batch_size": 4, "steps_per_epoch": 4}
 TINY: dict[str, dict[str, dict[str, Any]]] = {
     "2d-tan": {
@@ -67,7 +70,7 @@ TINY: dict[str, dict[str, dict[str, Any]]] = {
         **STANDARD,
     },
     "evs-net": {
-        "model": {"widths": [8, 16], "critic_base": 4, "critic_blocks": 2, **LISTENING},
+        "model": {"widths": [8, 16], **LISTENING},
         "data": {"size": 24, "world": {"unlabelled": 6, "val": 4, "test": 8}, **STREAMS},
         "trainer": {"max_epochs": 1},
     },
@@ -148,7 +151,7 @@ TINY: dict[str, dict[str, dict[str, Any]]] = {
         "trainer": {"max_epochs": 1, "max_steps": -1},
     },
     "trans-net": {
-        "model": {"widths": [8, 16], "critic_base": 4, "critic_blocks": 2, **LISTENING},
+        "model": {"widths": [8, 16], **LISTENING},
         "data": {"size": 24, "world": {"train": 12, "val": 4, "test": 8, "source": 8}, **STREAMS},
         "trainer": {"max_epochs": 1},
     },

@@ -10,6 +10,7 @@ scripts of these names in `benchmarks/`.
 """
 
 import argparse
+import dataclasses
 import inspect
 import json
 import re
@@ -349,10 +350,24 @@ def arguments_table(kind: type[Method]) -> str:
     meanings = argument_docs(inspect.getdoc(kind) or "")
     embedded = kind.embedded.get("model", {})
     rows = [
-        [f"`{name}`", meanings.get(name, ""), _default(parameter.default), _code(embedded.get(name, ""))]
+        row
         for name, parameter in constructor_arguments(kind).items()
+        for row in _argument(name, meanings.get(name, ""), parameter.default, embedded.get(name, ""))
     ]
     return markdown(Grid(["argument", "meaning", "default", "on embedded data"], rows))
+
+
+def _argument(name: str, meaning: str, default: Any, embedded: Any) -> Iterator[list[str]]:
+    """The row of an argument; of a group of settings a row for each of them, too."""
+    if not dataclasses.is_dataclass(default) or isinstance(default, Recipe):
+        yield [f"`{name}`", meaning, _default(default), _code(embedded)]
+        return
+    yield [f"`{name}`", meaning, "", ""]
+    meanings = argument_docs(inspect.getdoc(default) or "")
+    for field in dataclasses.fields(default):
+        said = re.sub("^as `", f"as `{name}.", meanings.get(field.name, ""))
+        given = embedded.get(field.name, "") if embedded else ""
+        yield from _argument(f"{name}.{field.name}", said, getattr(default, field.name), given)
 
 
 def _default(value: Any) -> str:
@@ -363,13 +378,13 @@ def _default(value: Any) -> str:
 
 
 def argument_docs(docstring: str) -> dict[str, str]:
-    """Argument -> meaning, from the Args section of a docstring.
+    """Argument -> meaning, from the Args or Attributes section of a docstring.
 
     Examples:
         >>> argument_docs("A thing.\\n\\nArgs:\\n    a, b: sizes\\n        in pixels.\\n    c: a name.\\n")
         {'a': 'sizes in pixels.', 'b': 'as `a`', 'c': 'a name.'}
     """
-    section = docstring.partition("Args:\n")[2].split("\n\n")[0]
+    section = re.split("(?:Args|Attributes):\n", f"{docstring}Args:\n")[1].split("\n\n")[0]
     docs: dict[str, str] = {}
     for names, meaning in re.findall(r"^    (\w[\w, ]*): (.*(?:\n {8}.*)*)", section, re.MULTILINE):
         first, *others = names.split(", ")

@@ -76,7 +76,7 @@ def kinds_of_data() -> dict[str, Callable[[Path, str], tuple[list[Fault], Splits
         **{name: Kind(_read_labels, _label_faults, _count_labels, _of(name)).examine for name in LABEL_FORMATS},
         "faces": faces.examine,
         "few-shot": episodes.examine,
-        **{name: Kind(_read_scenes, _scene_faults, _count_images_of, _of(name)).examine for name in NYU_FORMATS},
+        **{name: Kind(_read_scenes, _scene_faults, _count_classes, _of(name)).examine for name in NYU_FORMATS},
         "saliency": Kind(_read_saliency, _saliency_faults, _count_saliency, _one_of(SALIENCY_FORMATS)).examine,
         "masks": Kind(_read_masks, _mask_faults, _count_masks, _one_of(MASK_FORMATS)).examine,
         **{name: Kind(_read_described, _no_faults, _count_described, _of(name)).examine for name in ZERO_SHOT_FORMATS},
@@ -98,11 +98,11 @@ def detect(root: Path) -> str:
     try:
         return detect_format(root)
     except InputError:
-        if (described := _zero_shot_format(root)) is not None:
+        if (described := _format_of(detect_zero_shot_format, root)) is not None:
             return described
         if _holds_new_classes(root):
             return "few-shot"
-        if (format := _nyu_format(root)) is not None:
+        if (format := _format_of(detect_nyu_format, root)) is not None:
             return format
         if _holds_saliency(root):
             return "saliency"
@@ -112,24 +112,17 @@ def detect(root: Path) -> str:
             return "faces"
         if _holds_clips(root):
             return "clips"
-        if (format := _label_format(root)) is not None:
+        if (format := _format_of(detect_label_format, root)) is not None:
             return format
         if detect_image_format(root) == "folder" and not any(path.is_dir() for path in root.iterdir()):
             raise
         return detect_image_format(root)
 
 
-def _label_format(root: Path) -> str | None:
-    """The format of images with several labels, where their lists lie in the folder."""
+def _format_of(detect: Callable[[Path], str], root: Path) -> str | None:
+    """What a kind's own detection finds, or None where the folder is not of that kind."""
     try:
-        return detect_label_format(root)
-    except InputError:
-        return None
-
-
-def _zero_shot_format(root: Path) -> str | None:
-    try:
-        return detect_zero_shot_format(root)
+        return detect(root)
     except InputError:
         return None
 
@@ -155,13 +148,6 @@ def _holds_faces(root: Path) -> bool:
     with listed.open(encoding="utf-8", errors="replace") as lines:
         words = next((line.split() for line in lines if line.strip()), [""])
     return Path(words[0]).suffix.lower() in IMAGE_SUFFIXES
-
-
-def _nyu_format(root: Path) -> str | None:
-    try:
-        return detect_nyu_format(root)
-    except InputError:
-        return None
 
 
 def _holds_saliency(root: Path) -> bool:
@@ -289,7 +275,7 @@ def _episode_faults(root: Path, split: str, part: FewShotImages) -> Iterator[Fau
     return _unreadable(root, part.images, f"{split} image")
 
 
-def _count_classes(part: FewShotImages) -> dict[str, Any]:
+def _count_classes(part: Any) -> dict[str, Any]:
     return {"images": len(part), "classes": len(part.class_names)}
 
 
@@ -319,10 +305,6 @@ def _read_scenes(root: Path, format: str) -> Splits:
 
 def _scene_faults(root: Path, split: str, part: Any) -> Iterator[Fault]:
     return _unreadable(root, part, f"{split} image")
-
-
-def _count_images_of(part: Any) -> dict[str, Any]:
-    return {"images": len(part), "classes": len(part.class_names)}
 
 
 def _read_saliency(root: Path, format: str) -> Splits:

@@ -3,6 +3,7 @@
 import json
 from argparse import Namespace
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +17,29 @@ from ommatid.engine.settings import json_text, to_plain
 from ommatid.errors import InputError, unknown
 from ommatid.grounding.emotion_data import write_subtitles
 
+WORLDS = {
+    "world-motion": ("motion", "MotionWorld", "list"),
+    "world-labels": ("labels", "LabelWorld", "csv"),
+    "world-shapes": ("shapes", "ShapeWorld", "folder"),
+    "world-faces": ("faces", "FaceWorld", "folder"),
+    "world-attributes": ("attributes", "AttributeWorld", "table"),
+    "world-cutouts": ("cutouts", "CutoutWorld", "folder"),
+    "world-duos": ("duos", "DuoWorld", "folder"),
+    "world-tissue": ("tissue", "TissueWorld", "folder"),
+    "world-sphere": ("sphere", "SphereWorld", "wild360"),
+    "world-surfaces": ("surfaces", "SurfaceWorld", "nyu"),
+}
+"""Worlds by name: module and class in `ommatid.data.worlds`, and the format that is written where none is named."""
+
 
 def make(arguments: Namespace) -> int:
     """Write an embedded set to disk."""
     makers: dict[str, Callable[[Namespace], dict[str, Any]]] = {
-        "world-grounding": _make_world,
-        "world-motion": _make_motion,
-        "world-labels": _make_labels,
-        "world-shapes": _make_shapes,
-        "world-faces": _make_faces,
+        "world-grounding": _make_grounding,
         "world-glyphs": _make_glyphs,
-        "world-attributes": _make_attributes,
-        "world-cutouts": _make_cutouts,
-        "world-tissue": _make_tissue,
-        "world-sphere": _make_sphere,
-        "world-surfaces": _make_surfaces,
         "digits": _make_images,
         "fashion-mnist": _make_images,
+        **dict.fromkeys(WORLDS, _make_world),
     }
     if arguments.name not in makers:
         raise unknown("embedded data set", arguments.name, makers)
@@ -41,7 +48,7 @@ def make(arguments: Namespace) -> int:
     return 0
 
 
-def _make_world(arguments: Namespace) -> dict[str, Any]:
+def _make_grounding(arguments: Namespace) -> dict[str, Any]:
     from ommatid.data.worlds.grounding import GroundingWorld
 
     view = arguments.view or {"cg": "cg", "glance": "glance", "unsupervised": "unsupervised", "emotion": "emotion"}.get(
@@ -51,28 +58,10 @@ def _make_world(arguments: Namespace) -> dict[str, Any]:
     return {"view": view, "counts": manifest["counts"]}
 
 
-def _make_motion(arguments: Namespace) -> dict[str, Any]:
-    from ommatid.data.worlds.motion import MotionWorld
-
-    return {"counts": MotionWorld(seed=arguments.seed).write(arguments.out, arguments.format or "list")}
-
-
-def _make_labels(arguments: Namespace) -> dict[str, Any]:
-    from ommatid.data.worlds.labels import LabelWorld
-
-    return {"counts": LabelWorld(seed=arguments.seed).write(arguments.out, arguments.format or "csv")}
-
-
-def _make_shapes(arguments: Namespace) -> dict[str, Any]:
-    from ommatid.data.worlds.shapes import ShapeWorld
-
-    return {"counts": ShapeWorld(seed=arguments.seed).write(arguments.out, arguments.format or "folder")}
-
-
-def _make_faces(arguments: Namespace) -> dict[str, Any]:
-    from ommatid.data.worlds.faces import FaceWorld
-
-    return {"counts": FaceWorld(seed=arguments.seed).write(arguments.out, arguments.format or "folder")}
+def _make_world(arguments: Namespace) -> dict[str, Any]:
+    module, name, usual = WORLDS[arguments.name]
+    world = getattr(import_module(f"ommatid.data.worlds.{module}"), name)(seed=arguments.seed)
+    return {"counts": world.write(arguments.out, arguments.format or usual)}
 
 
 def _make_glyphs(arguments: Namespace) -> dict[str, Any]:
@@ -83,36 +72,6 @@ def _make_glyphs(arguments: Namespace) -> dict[str, Any]:
     seed = arguments.seed
     world = GlyphWorld(train=32, val=16, test=16, seed=seed) if format == "cub" else GlyphWorld(seed=seed)
     return {"counts": world.write(arguments.out, format)}
-
-
-def _make_attributes(arguments: Namespace) -> dict[str, Any]:
-    from ommatid.data.worlds.attributes import AttributeWorld
-
-    return {"counts": AttributeWorld(seed=arguments.seed).write(arguments.out, arguments.format or "table")}
-
-
-def _make_cutouts(arguments: Namespace) -> dict[str, Any]:
-    from ommatid.data.worlds.cutouts import CutoutWorld
-
-    return {"counts": CutoutWorld(seed=arguments.seed).write(arguments.out, arguments.format or "folder")}
-
-
-def _make_tissue(arguments: Namespace) -> dict[str, Any]:
-    from ommatid.data.worlds.tissue import TissueWorld
-
-    return {"counts": TissueWorld(seed=arguments.seed).write(arguments.out, arguments.format or "folder")}
-
-
-def _make_sphere(arguments: Namespace) -> dict[str, Any]:
-    from ommatid.data.worlds.sphere import SphereWorld
-
-    return {"counts": SphereWorld(seed=arguments.seed).write(arguments.out, arguments.format or "wild360")}
-
-
-def _make_surfaces(arguments: Namespace) -> dict[str, Any]:
-    from ommatid.data.worlds.surfaces import SurfaceWorld
-
-    return {"counts": SurfaceWorld(seed=arguments.seed).write(arguments.out, arguments.format or "nyu")}
 
 
 def _make_images(arguments: Namespace) -> dict[str, Any]:

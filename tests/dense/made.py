@@ -1,29 +1,38 @@
 """Small segmenters and steps for the tests of this field."""
 
+from dataclasses import fields
+
 import torch
 
+from ommatid.dense.boundary import BoundarySettings
 from ommatid.dense.evs_net import EVSNet
 from ommatid.dense.task import BoundaryBatch, MaskBatch
 from ommatid.dense.trans_net import TransNet
+from ommatid.engine.settings import build, merge
 
 SMALL = {
     "image_size": 16,
     "network": "unet",
     "widths": [4, 8],
-    "critic_base": 4,
-    "critic_blocks": 2,
-    "paste": 0.0,
+    "boundary": {"critic_base": 4, "critic_blocks": 2, "paste": 0.0},
 }
 
 
-def trans_net(**settings):
+def made(kind, **settings):
+    """A small method; settings of the boundary may stand beside the others."""
+    inner = {field.name for field in fields(BoundarySettings)}
+    outer = {name: value for name, value in settings.items() if name not in inner}
+    boundary = {name: value for name, value in settings.items() if name in inner}
     torch.manual_seed(0)
-    return TransNet(**{**SMALL, "kernels": [3, 5], **settings})
+    return build(kind, merge(SMALL, outer, {"boundary": boundary}))
+
+
+def trans_net(**settings):
+    return made(TransNet, **{"kernels": [3, 5], **settings})
 
 
 def evs_net(**settings):
-    torch.manual_seed(0)
-    return EVSNet(**{**SMALL, "kernel": 3, **settings})
+    return made(EVSNet, **{"kernel": 3, **settings})
 
 
 def masked(count, seed=0, size=16):

@@ -86,11 +86,11 @@ def test_images_without_masks_are_shown_and_never_scored(written, tmp_path):
 
 def test_what_is_missing_of_the_splits_is_cut_from_training():
     pictures = InMemory(torch.zeros(20, 3, 4, 4, dtype=torch.uint8), torch.zeros(20, 4, 4, dtype=torch.uint8), ("a",))
-    rest, part = held_out(pictures, 0.2)
+    rest, part = held_out(pictures, every=5)
     assert (len(rest), len(part)) == (16, 4)
     assert isinstance(rest, Pictures)
     with pytest.raises(InputError, match="train: found 3 images, expected at least 5 to hold a part out"):
-        held_out(pictures.select(range(3)), 0.2)
+        held_out(pictures.select(range(3)), every=5)
 
 
 def test_a_data_set_of_one_part_is_divided(written, tmp_path):

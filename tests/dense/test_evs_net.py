@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dense.made import SMALL, evs_net, masked, step
+from dense.made import evs_net, masked, step
 from ommatid.dense.evs_net import BACKGROUND, VESSEL, EVSNet
 from ommatid.engine.settings import build, merge
 from ommatid.engine.sweep import Job, run_job
@@ -42,21 +42,24 @@ def test_the_published_size_builds():
     with torch.device("meta"):
         method = build(EVSNet, {})
     assert method.hparams.kernel == 11
-    assert method.hparams.edge_kernel == 5
+    assert method.boundary.edge_kernel == 5
+    assert method.boundary.paste == 1
     assert set(method.critics) == {VESSEL, BACKGROUND}
 
 
 def test_arms_differ_in_judges_turns_and_labels_alone():
     first, second = EVSNet.claims
     assert first.arms is second.arms
-    assert {key for arm in first.arms.values() for key in arm.model} == {"judges", "self_weight"}
+    assert {key for arm in first.arms.values() for key in arm.model} == {"boundary"}
+    changed = {key for arm in first.arms.values() for key in arm.model.get("boundary", {})}
+    assert changed == {"judges", "self_weight"}
     assert {key for arm in first.arms.values() for key in arm.data} == {"shots"}
 
 
 @pytest.mark.parametrize("arm", EVSNet.claims[0].arms)
 def test_every_arm_trains_and_is_scored(arm):
     claim = EVSNet.claims[0]
-    model = merge(claim.model, claim.arms[arm].model, {name: SMALL[name] for name in ("widths", "critic_base")})
+    model = merge(claim.model, claim.arms[arm].model, {"widths": [4, 8], "boundary": {"critic_base": 4}})
     world = {"unlabelled": 4, "val": 2, "test": 3, "source": 0}
     data = merge(
         claim.data, claim.arms[arm].data, {"world": world, "steps_per_epoch": 2, "batch_size": 4, "labelled_batch": 2}

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dense.made import SMALL
+from dense.made import made
 from ommatid.dense.category_network import CategoryNetwork
 from ommatid.dense.ref_net import RefNet
 from ommatid.dense.reference_data import ReferenceData
@@ -15,8 +15,7 @@ WORLD = {"categories": 3, "unlabelled": 4, "val": 2, "test": 3, "source": 4}
 
 
 def ref_net(**settings):
-    torch.manual_seed(0)
-    return RefNet(**{**SMALL, "kernels": [3, 5], **settings})
+    return made(RefNet, **{"kernels": [3, 5], **settings})
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +100,7 @@ def test_a_step_makes_finite_updates_of_critics_and_segmenter(data):
     class Noted(RefNet):
         share_done = 1.0
 
-    torch.manual_seed(0)
-    method = Noted(**{**SMALL, "kernels": [3, 5], "adversarial_every": 1})
+    method = made(Noted, kernels=[3, 5], adversarial_every=1)
     method.update = lambda *names, loss: seen.setdefault(names, []).append(float(loss))
     method.report = lambda **parts: None
     method.training_step(next(iter(data.train_dataloader())), 0)

@@ -3,7 +3,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from dense.made import SMALL, masked, step, trans_net
+from dense.made import masked, step, trans_net
 from ommatid.dense.trans_net import INNER, OUTER, TransNet
 from ommatid.engine.settings import build, merge
 from ommatid.engine.sweep import Job, run_job
@@ -83,14 +83,16 @@ def test_the_published_size_builds():
 
 def test_arms_differ_in_judges_turns_and_labels_alone():
     (claim,) = TransNet.claims
-    assert {key for arm in claim.arms.values() for key in arm.model} == {"judges", "self_weight"}
+    assert {key for arm in claim.arms.values() for key in arm.model} == {"boundary"}
+    changed = {key for arm in claim.arms.values() for key in arm.model.get("boundary", {})}
+    assert changed == {"judges", "self_weight"}
     assert {key for arm in claim.arms.values() for key in arm.data} == {"shots"}
 
 
 @pytest.mark.parametrize("arm", TransNet.claims[0].arms)
 def test_every_arm_trains_and_is_scored(arm):
     claim = TransNet.claims[0]
-    model = merge(claim.model, claim.arms[arm].model, {name: SMALL[name] for name in ("widths", "critic_base")})
+    model = merge(claim.model, claim.arms[arm].model, {"widths": [4, 8], "boundary": {"critic_base": 4}})
     world = {"train": 12, "val": 2, "test": 3, "source": 6}
     data = merge(
         claim.data, claim.arms[arm].data, {"world": world, "steps_per_epoch": 2, "batch_size": 4, "labelled_batch": 2}

@@ -1,13 +1,13 @@
 """Competing critics and the band of edges against recorded numbers of the authors' code."""
 
 import pytest
-import torch
 
 from ommatid.losses.boundary import critic_loss_on_patches
 from ommatid.losses.equivariance import equivariance_loss
 from ommatid.losses.wasserstein import generator_loss, gradient_penalty
-from ommatid.nn.boundary import PatchCritic, background_tuple, boundary_tuple, published_critic
+from ommatid.nn.boundary import background_tuple, boundary_tuple
 from ommatid.nn.morphology import dilate, edge_band, erode
+from parity.critics import assert_critic_gradients, critic
 from parity.fixture import load_fixture
 
 NAMES = ("vessel", "background")
@@ -16,13 +16,6 @@ NAMES = ("vessel", "background")
 @pytest.fixture(scope="module")
 def recorded():
     return load_fixture("evs-net")
-
-
-def critic(fixture, name):
-    config = fixture.config
-    made = PatchCritic(config["in_channels"], config["base_channels"], config["n_strided"])
-    made.load_state_dict(published_critic(fixture.tensors(f"state/{name}")))
-    return made
 
 
 def shown(fixture, predicted=None):
@@ -55,11 +48,7 @@ def test_scores_penalty_loss_and_gradients_of_a_critic(recorded, name):
     loss = critic_loss_on_patches(made, certain[name], fake[name], penalty=recorded.config["lambda_gp"], share=share)
     recorded.assert_close(loss, f"out/{name}_critic_loss")
     loss.backward()
-    gradients = {parameter: value.grad for parameter, value in made.named_parameters()}
-    theirs = published_critic(recorded.tensors(f"grad/{name}_critic"))
-    assert gradients.keys() == theirs.keys()
-    for parameter, expected in theirs.items():
-        torch.testing.assert_close(gradients[parameter], expected, rtol=recorded.rtol, atol=recorded.atol)
+    assert_critic_gradients(recorded, name, made)
 
 
 def test_what_critics_tell_the_segmenter(recorded):

@@ -1,7 +1,6 @@
 """Boundary critics, their losses and their optimiser against recorded numbers of the authors' code."""
 
 import pytest
-import torch
 from torch import nn
 
 from ommatid.engine.ralamb import Ralamb
@@ -9,21 +8,15 @@ from ommatid.losses.boundary import critic_loss_on_patches
 from ommatid.losses.dice import dice_loss
 from ommatid.losses.equivariance import equivariance_loss, turn
 from ommatid.losses.wasserstein import generator_loss, gradient_penalty
-from ommatid.nn.boundary import PatchCritic, boundary_tuple, published_critic
+from ommatid.nn.boundary import boundary_tuple
 from ommatid.nn.morphology import dilate, erode
+from parity.critics import assert_critic_gradients, critic
 from parity.fixture import load_fixture
 
 
 @pytest.fixture(scope="module")
 def recorded():
     return load_fixture("trans-net")
-
-
-def critic(fixture, name):
-    config = fixture.config
-    made = PatchCritic(config["in_channels"], config["base_channels"], config["n_strided"])
-    made.load_state_dict(published_critic(fixture.tensors(f"state/{name}")))
-    return made
 
 
 def tuples(fixture):
@@ -61,11 +54,7 @@ def test_scores_penalty_loss_and_gradients_of_a_critic(recorded, name):
     loss = critic_loss_on_patches(made, real, fake, pseudo[name], penalty=penalty, share=share)
     recorded.assert_close(loss, f"out/{name}_critic_loss")
     loss.backward()
-    gradients = {parameter: value.grad for parameter, value in made.named_parameters()}
-    theirs = published_critic(recorded.tensors(f"grad/{name}_critic"))
-    assert gradients.keys() == theirs.keys()
-    for parameter, expected in theirs.items():
-        torch.testing.assert_close(gradients[parameter], expected, rtol=recorded.rtol, atol=recorded.atol)
+    assert_critic_gradients(recorded, name, made)
 
 
 def test_what_critics_tell_the_segmenter(recorded):

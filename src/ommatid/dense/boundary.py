@@ -5,8 +5,8 @@ both have. What a critic is shown, and what counts as true, is what the two diff
 """
 
 from contextlib import ExitStack
-from dataclasses import replace
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,20 +17,59 @@ from ommatid.dense.networks import PixelNetwork
 from ommatid.dense.segmenter import Images, Probabilities, Segmenter
 from ommatid.dense.task import BoundaryBatch, MaskBatch
 from ommatid.engine.method import frozen
-from ommatid.engine.recipe import Phase
+from ommatid.engine.recipe import Phase, Recipe
 from ommatid.errors import InputError, unknown
 from ommatid.losses.dice import dice_loss
 from ommatid.losses.equivariance import equivariance_loss, turn
 from ommatid.nn.boundary import PatchCritic
 from ommatid.nn.copy_paste import paste_on_corner
 
-ACTIVATIONS = ("sigmoid", "clamp")
+Activation = Literal["sigmoid", "clamp"]
+RALAMB = Recipe("ralamb", lr=1.2e-4, betas=(0.0, 0.9), schedule="constant")
+"""Of segmenter and critics, as published."""
+
+
+@dataclass(frozen=True)
+class BoundarySettings:
+    """What teaches boundaries beside the labels, and when.
+
+    Attributes:
+        judges: the critics, by name; all of the method's where None, none where empty.
+        critic_base, critic_blocks, critic_sigmoid: of each critic, see `PatchCritic`.
+        critic_recipe: optimiser and schedule of the critics. "ralamb-released" is the optimiser with the authors'
+            swapped arguments, six times as fast.
+        critics_from, adversarial_from: shares of the training after which critics learn, and are listened to.
+        penalty: weight of the critics' slope.
+        adversarial_weight: of what the critics think.
+        adversarial_every: steps between two updates by unlabelled images.
+        together: add what unlabelled images teach to the labelled loss of the step, instead of an update of its own.
+        self_weight: of equivariance.
+        edge_kernel: side of the window of the band around edges in which turned masks are compared; everywhere where
+            None.
+        paste: share of labelled images that get a background from the source.
+    """
+
+    judges: list[str] | None = None
+    critic_base: int = 16
+    critic_blocks: int = 6
+    critic_sigmoid: bool = True
+    critic_recipe: Recipe = RALAMB
+    critics_from: float = 0.0
+    adversarial_from: float = 0.0
+    penalty: float = 10.0
+    adversarial_weight: float = 1.0
+    adversarial_every: int = 5
+    together: bool = False
+    self_weight: float = 1.0
+    edge_kernel: int | None = None
+    paste: float = 1.0
 
 
 class BoundaryLearner(Segmenter):
     """Few labels, equivariance, and critics of cut-outs; a subclass says what critics see (`criticism`, `cut_outs`).
 
-    Its arguments are those of `TransNet`, apart from `kernels`, `pseudo_mask` and `negative_weight`.
+    Besides those of every `Segmenter`, a subclass has the arguments `network`, `backbone`, `pretrained`, `widths`,
+    `activation` and `boundary`; it calls `build` when they are saved.
     """
 
     data_module = BoundaryData
@@ -43,27 +82,30 @@ class BoundaryLearner(Segmenter):
 
     def build(self) -> None:
         """Segmenter and critics, as the arguments say."""
-        settings = self.hparams
-        if settings.activation not in ACTIVATIONS:
-            raise unknown("activation", settings.activation, ACTIVATIONS)
+        activation, size, boundary = self.hparams.activation, self.hparams.image_size, self.boundary
+        if activation not in get_args(Activation):
+            raise unknown("activation", activation, get_args(Activation))
         for name in ("critics_from", "adversarial_from", "paste"):
-            if not 0 <= settings[name] <= 1:
-                raise InputError(f"{name} must lie in [0, 1], found {settings[name]}")
-        if settings.adversarial_every < 1:
-            raise InputError(f"adversarial_every must be at least 1, found {settings.adversarial_every}")
-        smallest = 2**settings.critic_blocks
-        if settings.image_size < smallest:
+            if not 0 <= getattr(boundary, name) <= 1:
+                raise InputError(f"{name} must lie in [0, 1], found {getattr(boundary, name)}")
+        if boundary.adversarial_every < 1:
+            raise InputError(f"adversarial_every must be at least 1, found {boundary.adversarial_every}")
+        if size < 2**boundary.critic_blocks:
             raise InputError(
-                f"critic_blocks is {settings.critic_blocks}, which halves images to nothing below {smallest} pixels, "
-                f"found images of {settings.image_size}"
+                f"critic_blocks is {boundary.critic_blocks}, which halves images to nothing below "
+                f"{2**boundary.critic_blocks} pixels, found images of {size}"
             )
         self.network = self.build_network()
-        for name in settings.judges:
+        for name in self.known_judges if boundary.judges is None else boundary.judges:
             if name not in self.known_judges:
                 raise unknown("judge", name, self.known_judges)
             self.critics[name] = PatchCritic(
-                base=settings.critic_base, blocks=settings.critic_blocks, sigmoid=settings.critic_sigmoid
+                base=boundary.critic_base, blocks=boundary.critic_blocks, sigmoid=boundary.critic_sigmoid
             )
+
+    @property
+    def boundary(self) -> BoundarySettings:
+        return self.hparams.boundary
 
     def forward(self, images: Images) -> Probabilities:
         """Where the foreground is (E1)."""
@@ -91,15 +133,14 @@ class BoundaryLearner(Segmenter):
     # -- training --
 
     def phases(self) -> dict[str, Phase]:
-        settings = self.hparams
         found = {"segmenter": Phase([self.network], self.recipe)}
         if self.critics:
-            found["critics"] = Phase([self.critics], settings.critic_recipe)
+            found["critics"] = Phase([self.critics], self.boundary.critic_recipe)
         return found
 
     def training_step(self, batch: BoundaryBatch, batch_idx: int) -> None:
         """One update of the critics, one by labels, and every so often one by critics and turned images."""
-        settings, parts, terms = self.hparams, {}, {}
+        settings, parts, terms = self.boundary, {}, {}
         if self.critics and self.share_done >= settings.critics_from:
             with torch.no_grad():
                 predicted = self.masks_of(batch.unlabelled)
@@ -122,7 +163,7 @@ class BoundaryLearner(Segmenter):
 
     def composited(self, batch: BoundaryBatch) -> MaskBatch:
         """The labelled images, some of them on corners of source images instead of their own background."""
-        few, share = batch.labelled, self.hparams.paste
+        few, share = batch.labelled, self.boundary.paste
         if not share:
             return few
         grounds = batch.source.images[torch.arange(len(few), device=few.images.device) % len(batch.source)]
@@ -135,7 +176,7 @@ class BoundaryLearner(Segmenter):
         """Overlap with the known masks, and equivariance on the same images."""
         predicted = self.masks_of(batch)
         loss = self.supervision(predicted, batch)
-        return loss + self.self_loss(batch, predicted) if self.hparams.self_weight else loss
+        return loss + self.self_loss(batch, predicted) if self.boundary.self_weight else loss
 
     def supervision(self, predicted: Probabilities, batch: MaskBatch) -> Float[Tensor, ""]:
         """What known masks teach."""
@@ -145,12 +186,12 @@ class BoundaryLearner(Segmenter):
         """Equivariance under a quarter or half of a turn, drawn anew each time."""
         quarters = int(torch.randint(1, 3, ()))
         of_turned = self.masks_of(replace(part, images=turn(part.images, quarters)))
-        loss = equivariance_loss(predicted, of_turned, quarters, self.hparams.edge_kernel)
-        return self.hparams.self_weight * loss
+        loss = equivariance_loss(predicted, of_turned, quarters, self.boundary.edge_kernel)
+        return self.boundary.self_weight * loss
 
     def unlabelled_losses(self, part: MaskBatch) -> dict[str, Float[Tensor, ""]]:
         """What unlabelled images teach: equivariance, and what the critics think of predicted masks."""
-        settings, parts = self.hparams, {}
+        settings, parts = self.boundary, {}
         judged = self.critics and self.share_done >= settings.adversarial_from
         if not (settings.self_weight or judged):
             return {}

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ommatid.dense.boundary import BoundarySettings
 from ommatid.dense.networks import PixelNetwork
 from ommatid.dense.ref_net import RefNet
 from ommatid.dense.reference_data import IGNORED, ReferenceData
@@ -45,9 +46,7 @@ class CategoryNetwork(RefNet):
             backbone,
             pretrained,
             widths,
-            critic_blocks=0,
-            judges=[],
-            self_weight=0.0,
+            boundary=BoundarySettings(judges=[], critic_blocks=0, self_weight=0.0),
             recipe=recipe,
         )
         self.save_hyperparameters(logger=False)

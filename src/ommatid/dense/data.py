@@ -32,6 +32,18 @@ IGNORED = 255
 
 
 @runtime_checkable
+class Divisible(Protocol):
+    """Images of which some can be chosen."""
+
+    def __len__(self) -> int: ...
+
+    def select(self: "S", numbers: Sequence[int]) -> "S": ...
+
+
+S = TypeVar("S", bound=Divisible)
+
+
+@runtime_checkable
 class Pictures(Protocol):
     """Images of any size, some of them with label maps: 0 is background, 255 what is unknown."""
 
@@ -133,13 +145,12 @@ class MaskData(DataModule):
             "all foreground": torch.ones_like(usual),
             "mean mask": usual,
         }
+        every = torch.stack(list(guesses.values()))
+        tables = torch.stack([truth.confusions(number, every) for number in range(len(truth))], dim=1)
         found = {}
-        for name, guess in guesses.items():
-            matrices = [truth.confusion(number, guess) for number in range(len(truth))]
-            joint = torch.cat(matrices)
-            scores = segmentation_scores(joint.sum(dim=0)) | {
-                name: each.nanmean() for name, each in image_scores(joint).items()
-            }
+        for name, joint in zip(guesses, tables, strict=True):
+            means = {metric: each.nanmean() for metric, each in image_scores(joint).items()}
+            scores = segmentation_scores(joint.sum(dim=0)) | means
             found[name] = {metric: float(value) for metric, value in scores.items()}
         return found
 
@@ -180,17 +191,20 @@ def read_pictures(root: str, format: str) -> dict[str, Pictures]:
         found["test"] = found.pop("val")
     for split in ("test", "val"):
         if split not in found:
-            found["train"], found[split] = held_out(found["train"], 0.2 if split == "test" else 0.1)
+            found["train"], found[split] = held_out(found["train"], every=5 if split == "test" else 10)
     return found
 
 
-def held_out(pictures: Pictures, share: float) -> tuple[Pictures, Pictures]:
-    """The rest, and every so many pictures; the division never changes."""
-    every = round(1 / share)
-    if len(pictures) < every:
-        raise InputError(f"train: found {len(pictures)} images, expected at least {every} to hold a part out")
-    chosen = range(every - 1, len(pictures), every)
-    return pictures.select(place for place in range(len(pictures)) if place not in chosen), pictures.select(chosen)
+def held_out(images: S, every: int) -> tuple[S, S]:
+    """The rest, and every so many images; the division never changes.
+
+    Raises:
+        InputError: there are fewer images than that.
+    """
+    if len(images) < every:
+        raise InputError(f"train: found {len(images)} images, expected at least {every} to hold a part out")
+    chosen = range(every - 1, len(images), every)
+    return images.select([place for place in range(len(images)) if place not in chosen]), images.select(chosen)
 
 
 class InMemory:
@@ -238,6 +252,24 @@ def _tissue(settings: Mapping[str, Any], split: str) -> InMemory:
 WORLDS: dict[str, Callable[[Mapping[str, Any], str], InMemory]] = {"world-cutouts": _cutouts, "world-tissue": _tissue}
 
 
+class Views:
+    """Pictures at one size, with a random change, and their label maps: 255 everywhere where there is none."""
+
+    def __init__(self, pictures: Pictures, size: int, augment: Augment = "none") -> None:
+        self.pictures, self.size = pictures, size
+        self.labelled = frozenset(pictures.labelled)
+        self.transform = mask_transform(augment, size)
+        self.crops = augment == "scale-crop"
+
+    def of(self, number: int) -> tuple[UInt8[Tensor, "3 size size"], UInt8[Tensor, "size size"]]:
+        image = self.pictures.pixels(number)
+        unknown_map = image.new_full(image.shape[1:], IGNORED)
+        classes = self.pictures.label_map(number) if number in self.labelled else unknown_map
+        if not self.crops:
+            image, classes = resized(image, classes, self.size)
+        return self.transform(image, classes)
+
+
 class MaskSet(Dataset[MaskSample]):
     """Pictures as samples of one size.
 
@@ -250,18 +282,14 @@ class MaskSet(Dataset[MaskSample]):
         self, pictures: Pictures, size: int, foreground: Sequence[int] | None = None, augment: Augment = "none"
     ) -> None:
         self.pictures, self.size, self.foreground, self.augment = pictures, size, foreground, augment
-        self.labelled = frozenset(pictures.labelled)
-        self.transform = mask_transform(augment, size)
+        self.views = Views(pictures, size, augment)
         self.draws = augment != "none"
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def __getitem__(self, index: int) -> MaskSample:
-        image, classes = self.pictures.pixels(index), self._label_map(index)
-        if self.augment != "scale-crop":
-            image, classes = resized(image, classes, self.size)
-        image, classes = self.transform(image, classes)
+        image, classes = self.views.of(index)
         mask = (
             classes > 0 if self.foreground is None else torch.isin(classes, torch.tensor(self.foreground).to(classes))
         )
@@ -277,16 +305,10 @@ class MaskSet(Dataset[MaskSample]):
     def mean_mask(self) -> Float[Tensor, "1 height width"]:
         return torch.stack([self[number][1] for number in range(len(self))]).mean(dim=0)
 
-    def confusion(self, number: int, guess: Bool[Tensor, "1 height width"]) -> Float[Tensor, "1 2 2"]:
-        """One guess against the mask of one sample."""
+    def confusions(self, number: int, guesses: Bool[Tensor, "guess 1 height width"]) -> Float[Tensor, "guess 2 2"]:
+        """Several guesses against the mask of one sample."""
         _, mask, valid, _ = self[number]
-        return confusion_matrices(guess[None], mask[None] > 0, 2, valid[None])
-
-    def _label_map(self, index: int) -> UInt8[Tensor, "height width"]:
-        """The map of an image; unknown everywhere where it has none."""
-        if index in self.labelled:
-            return self.pictures.label_map(index)
-        return torch.full(self.pictures.pixels(index).shape[1:], IGNORED, dtype=torch.uint8)
+        return confusion_matrices(guesses, (mask > 0).expand_as(guesses), 2, valid.expand_as(guesses))
 
 
 def resized(

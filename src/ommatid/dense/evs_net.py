@@ -8,13 +8,13 @@ the surroundings of vessels (E3, E4). Edges of turned images must be turned edge
 docs/methods/evs-net.md.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ommatid.dense.boundary import BoundaryLearner
+from ommatid.dense.boundary import RALAMB, Activation, BoundaryLearner, BoundarySettings
 from ommatid.dense.segmenter import Images, Probabilities, Threshold
 from ommatid.dense.task import BoundaryBatch
 from ommatid.engine.claim import Arm, Claim, Criterion
@@ -31,25 +31,14 @@ class EVSNet(BoundaryLearner):
 
     Args:
         image_size: height and width of the patches.
-        network: "deeplabv3plus" as published, or "unet"; `backbone`, `pretrained` and `widths` are theirs, see
-            `PixelNetwork`.
+        network, backbone, pretrained, widths: of `PixelNetwork`; "deeplabv3plus" as published, or "unet".
         activation: "sigmoid" of the logits, or "clamp" to [0, 1] as in the authors' code, without gradients outside.
-        critic_base, critic_blocks, critic_sigmoid: of each critic, see `PatchCritic`.
+        boundary: critics and what unlabelled patches teach (E7, E8), see `BoundarySettings`; the critic "vessel" sees
+            background in vessels (D_v), "background" vessels in the background (D_k).
         kernel: side of the window that takes the rim from vessels, and the surroundings of vessels from the background
             (E3, E4); odd.
-        penalty: weight of the critics' slope.
-        judges: the critics, "vessel" sees background in vessels (D_v), "background" vessels in the background (D_k).
-        adversarial_weight: of what the critics think (E7).
-        adversarial_every: steps between two updates by unlabelled images.
-        together: add what unlabelled images teach to the labelled loss of the step, instead of an update of its own.
-        self_weight: of equivariance (E8).
-        critics_from, adversarial_from: shares of the training after which critics learn, and are listened to.
-        paste: share of labelled patches that get a background from the source.
-        edge_kernel: side of the window of the band around edges in which turned masks are compared (E8); everywhere
-            where None.
         threshold: "half", or "otsu", which is chosen patch by patch.
-        recipe, critic_recipe: optimiser and schedule of the segmenter and of both critics. "ralamb-released" is the
-            optimiser with the authors' swapped arguments, six times as fast.
+        recipe: optimiser and schedule of the segmenter.
     """
 
     known_judges = (VESSEL, BACKGROUND)
@@ -57,20 +46,22 @@ class EVSNet(BoundaryLearner):
         "model": {
             "network": "unet",
             "widths": [12, 24, 48],
-            "critic_base": 12,
-            "critic_blocks": 3,
-            "critic_sigmoid": False,
             "kernel": 3,
-            "adversarial_weight": 0.1,
-            "adversarial_every": 1,
-            "together": True,
-            "self_weight": 0.1,
-            "critics_from": 0.3,
-            "adversarial_from": 0.4,
-            "paste": 0.0,
-            "edge_kernel": 3,
+            "boundary": {
+                "critic_base": 12,
+                "critic_blocks": 3,
+                "critic_sigmoid": False,
+                "critic_recipe": {"optimizer": "adam", "lr": 1e-3, "betas": [0.0, 0.9]},
+                "critics_from": 0.3,
+                "adversarial_from": 0.4,
+                "adversarial_weight": 0.1,
+                "adversarial_every": 1,
+                "together": True,
+                "self_weight": 0.1,
+                "edge_kernel": 3,
+                "paste": 0.0,
+            },
             "recipe": {"optimizer": "adam", "lr": 2e-3, "betas": [0.9, 0.999]},
-            "critic_recipe": {"optimizer": "adam", "lr": 1e-3, "betas": [0.0, 0.9]},
         },
         "data": {
             "embedded": "world-tissue",
@@ -89,24 +80,11 @@ class EVSNet(BoundaryLearner):
         backbone: str = "resnet101",
         pretrained: bool = False,
         widths: list[int] = [8, 16, 32],  # noqa: B006  (plain values for the command line; never changed)
-        activation: Literal["sigmoid", "clamp"] = "sigmoid",
-        critic_base: int = 16,
-        critic_blocks: int = 6,
-        critic_sigmoid: bool = True,
+        activation: Activation = "sigmoid",
+        boundary: BoundarySettings = BoundarySettings(edge_kernel=5),
         kernel: int = 11,
-        penalty: float = 10.0,
-        judges: list[str] = [VESSEL, BACKGROUND],  # noqa: B006
-        adversarial_weight: float = 1.0,
-        adversarial_every: int = 5,
-        together: bool = False,
-        self_weight: float = 1.0,
-        critics_from: float = 0.0,
-        adversarial_from: float = 0.0,
-        paste: float = 1.0,
-        edge_kernel: int | None = 5,
         threshold: Threshold = "half",
-        recipe: Recipe = Recipe("ralamb", lr=1.2e-4, betas=(0.0, 0.9), schedule="constant"),
-        critic_recipe: Recipe = Recipe("ralamb", lr=1.2e-4, betas=(0.0, 0.9), schedule="constant"),
+        recipe: Recipe = RALAMB,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
@@ -131,7 +109,7 @@ class EVSNet(BoundaryLearner):
         """What is certain against what was predicted (E5, E6)."""
         true = self.certain(batch.source.images, batch.source.masks)
         fake = self.cut_outs(batch.unlabelled.images, predicted)
-        penalty = self.hparams.penalty
+        penalty = self.boundary.penalty
         # They share no weights: the sum gives each its own gradient.
         return torch.stack(
             [
@@ -150,11 +128,11 @@ _BUDGET: dict[str, Any] = {
     "shown": ("Dice", "IoU", "image_IoU", "area_error"),
     "arms": {
         "EVS-Net": Arm("method", {}),
-        "ten labels": Arm("baseline", {"judges": [], "self_weight": 0.0}),
-        "ten labels, edges turned alike": Arm("ablation", {"judges": []}),
-        "without the background's critic": Arm("ablation", {"judges": [VESSEL]}),
-        "without the vessels' critic": Arm("ablation", {"judges": [BACKGROUND]}),
-        "all labels": Arm("reported", {"judges": [], "self_weight": 0.0}, data={"shots": None}),
+        "ten labels": Arm("baseline", {"boundary": {"judges": [], "self_weight": 0.0}}),
+        "ten labels, edges turned alike": Arm("ablation", {"boundary": {"judges": []}}),
+        "without the background's critic": Arm("ablation", {"boundary": {"judges": [VESSEL]}}),
+        "without the vessels' critic": Arm("ablation", {"boundary": {"judges": [BACKGROUND]}}),
+        "all labels": Arm("reported", {"boundary": {"judges": [], "self_weight": 0.0}}, data={"shots": None}),
     },
 }
 

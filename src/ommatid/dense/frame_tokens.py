@@ -109,10 +109,10 @@ class TokenFolder:
         Raises:
             InputError: a video cannot be read, or the folder cannot be written.
         """
-        start = int(share * len(videos))
+        start, places = int(share * len(videos)), [self.path(path) for path in paths]
         for number in [*range(start, len(videos)), *range(start)]:
-            self.make(videos[number], self.path(paths[number]))
-        return [StoredTokens(self.path(path)) for path in paths]
+            self.make(videos[number], places[number])
+        return [StoredTokens(place) for place in places]
 
     def make(self, video: Footage, path: Path) -> None:
         """The tokens of a video, unless they are there and whole."""

@@ -22,6 +22,7 @@ from ommatid.data.nyu import (
     open_nyu,
 )
 from ommatid.data.worlds.surfaces import SurfaceWorld
+from ommatid.dense.data import held_out
 from ommatid.dense.multi_task import SceneBatch
 from ommatid.dense.normals_metrics import DenseTaskScores, angular_errors
 from ommatid.dense.segmentation_metrics import confusion_matrices
@@ -215,14 +216,6 @@ def read_scenes(root: str, format: str, decode: str = "unit", mapping: str | Non
         found["train"], found["test"] = held_out(found["train"], every=5)
     found["train"], found["val"] = held_out(found["train"], every=10)
     return found
-
-
-def held_out(scenes: SceneSet, every: int) -> tuple[SceneSet, SceneSet]:
-    """The rest, and every so many scenes; the division never changes."""
-    if len(scenes) < every:
-        raise InputError(f"train: found {len(scenes)} images, expected at least {every} to hold a part out")
-    rest = [place for place in range(len(scenes)) if place % every != every - 1]
-    return scenes.select(rest), scenes.select(range(every - 1, len(scenes), every))
 
 
 def resized_scene(sample: SurfaceSample, size: Sequence[int]) -> SurfaceSample:

@@ -322,10 +322,6 @@ class NDDRCNN(Method):
         if number + 1 >= single + joint:
             self.trainer.should_stop = True
 
-    def batch_number(self, batch_idx: int) -> int:
-        """Batches of the whole training before this one; also in a resumed training."""
-        return self.trainer.current_epoch * int(self.trainer.num_training_batches) + batch_idx
-
     def losses(
         self, maps: SceneMaps, batch: SceneBatch, normal_weight: float
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:

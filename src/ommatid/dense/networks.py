@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ommatid.data.images import IMAGENET
 from ommatid.errors import unknown
 from ommatid.nn.deeplab import DeepLabV3Plus
 from ommatid.nn.normalise import Normalise
@@ -35,8 +36,8 @@ class PixelNetwork(nn.Module):
         pretrained: bool = False,
         widths: Sequence[int] = (8, 16, 32),
         outputs: int = 1,
-        mean: Sequence[float] = (0.485, 0.456, 0.406),
-        std: Sequence[float] = (0.229, 0.224, 0.225),
+        mean: Sequence[float] = IMAGENET[0],
+        std: Sequence[float] = IMAGENET[1],
     ) -> None:
         super().__init__()
         if name not in NETWORKS:

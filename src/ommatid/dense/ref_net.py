@@ -17,13 +17,14 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ommatid.data.images import read_image
+from ommatid.data.images import IMAGENET, read_image
 from ommatid.data.mask_maps import own_mask
+from ommatid.dense.boundary import RALAMB, Activation, BoundarySettings
 from ommatid.dense.reference_data import ReferenceData
 from ommatid.dense.reference_task import ReferenceBatch, ReferenceScores, query_scores
 from ommatid.dense.segmenter import Images, Probabilities, Threshold
 from ommatid.dense.task import MaskBatch, Segmentation
-from ommatid.dense.trans_net import INNER, OUTER, TransNet
+from ommatid.dense.trans_net import TransNet
 from ommatid.engine.data import DataModule
 from ommatid.engine.recipe import Recipe
 from ommatid.errors import InputError, unknown
@@ -32,8 +33,6 @@ from ommatid.nn.deeplab import DeepLabDecoder, DeepLabEncoder
 from ommatid.nn.normalise import Normalise
 from ommatid.nn.reference import ReferenceConditioning, masked_average_pool
 from ommatid.nn.unet import UNetDecoder, UNetEncoder
-
-MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 class ReferenceNetwork(nn.Module):
@@ -45,7 +44,7 @@ class ReferenceNetwork(nn.Module):
 
     def __init__(self, name: str, backbone: str, pretrained: bool, widths: Sequence[int]) -> None:
         super().__init__()
-        self.normalise = Normalise(MEAN, STD)
+        self.normalise = Normalise(*IMAGENET)
         self.encoder: nn.Module
         self.decoder: nn.Module
         if name == "unet":
@@ -92,24 +91,16 @@ class RefNet(TransNet):
 
     Args:
         image_size: height and width that images and references come in.
-        network: "deeplabv3plus" as published, or "unet"; `backbone`, `pretrained` and `widths` are theirs, see
-            `PixelNetwork`.
+        network, backbone, pretrained, widths: of `PixelNetwork`; "deeplabv3plus" as published, or "unet".
         activation: "sigmoid" of the logits, or "clamp" to [0, 1].
         consistency_weight: of the distance between what was found and the reference, as vectors (E2); 0 for none.
         empty_below: critics judge images in which some pixel's probability is at least so high: an empty mask is always
             clean.
-        critic_base, critic_blocks, critic_sigmoid: of each critic, see `PatchCritic`.
-        kernels, pseudo_mask, penalty, negative_weight: of wrong cut-outs and critics, see `TransNet`.
-        judges: the critics, "inner" sees background left inside, "outer" what is left outside; none where empty.
-        adversarial_weight: of what the critics think (E8).
-        adversarial_every: steps between two updates by unlabelled images.
-        together: add what unlabelled images teach to the labelled loss of the step, instead of an update of its own.
-        self_weight: of equivariance (E7).
-        critics_from, adversarial_from: shares of the training after which critics learn, and are listened to.
-        paste: share of labelled images that get a background from the source.
-        edge_kernel: compare turned masks within this band around their edges alone; everywhere where None.
+        boundary: critics and what unlabelled images teach (E7, E8), see `BoundarySettings`; the critic "inner" sees
+            background left inside, "outer" what is left outside.
+        kernels, pseudo_mask, negative_weight: of wrong cut-outs and critics, see `TransNet`.
         threshold: "half", or "otsu", which is chosen image by image.
-        recipe, critic_recipe: optimiser and schedule of the segmenter and of both critics.
+        recipe: optimiser and schedule of the segmenter.
     """
 
     data_module: ClassVar[type[ReferenceData]] = ReferenceData  # type: ignore[assignment]
@@ -118,21 +109,23 @@ class RefNet(TransNet):
         "model": {
             "network": "unet",
             "widths": [16, 32, 64, 64],
-            "critic_base": 12,
-            "critic_blocks": 3,
-            "critic_sigmoid": False,
             "kernels": [3, 7],
             "pseudo_mask": "morphed",
             "negative_weight": 0.5,
-            "adversarial_weight": 0.5,
-            "adversarial_every": 1,
-            "together": True,
-            "self_weight": 0.1,
-            "critics_from": 0.3,
-            "adversarial_from": 0.4,
-            "paste": 0.0,
+            "boundary": {
+                "critic_base": 12,
+                "critic_blocks": 3,
+                "critic_sigmoid": False,
+                "critic_recipe": {"optimizer": "adam", "lr": 1e-3, "betas": [0.0, 0.9]},
+                "critics_from": 0.3,
+                "adversarial_from": 0.4,
+                "adversarial_weight": 0.5,
+                "adversarial_every": 1,
+                "together": True,
+                "self_weight": 0.1,
+                "paste": 0.0,
+            },
             "recipe": {"optimizer": "adam", "lr": 2e-3, "betas": [0.9, 0.999]},
-            "critic_recipe": {"optimizer": "adam", "lr": 1e-3, "betas": [0.0, 0.9]},
         },
         "data": {"size": 64, "augment": "turns", "labelled_batch": 12, "batch_size": 12},
         "trainer": {"max_epochs": 4},
@@ -145,28 +138,15 @@ class RefNet(TransNet):
         backbone: str = "resnet101",
         pretrained: bool = False,
         widths: list[int] = [16, 32, 64],  # noqa: B006  (plain values for the command line; never changed)
-        activation: Literal["sigmoid", "clamp"] = "sigmoid",
+        activation: Activation = "sigmoid",
+        boundary: BoundarySettings = BoundarySettings(paste=0.0),
         consistency_weight: float = 0.0,
         empty_below: float = 0.5,
-        critic_base: int = 16,
-        critic_blocks: int = 6,
-        critic_sigmoid: bool = True,
         kernels: list[int] = [15, 73],  # noqa: B006
         pseudo_mask: Literal["source", "morphed"] = "source",
-        penalty: float = 10.0,
         negative_weight: float = 1.0,
-        judges: list[str] = [INNER, OUTER],  # noqa: B006
-        adversarial_weight: float = 1.0,
-        adversarial_every: int = 5,
-        together: bool = False,
-        self_weight: float = 1.0,
-        critics_from: float = 0.0,
-        adversarial_from: float = 0.0,
-        paste: float = 0.0,
-        edge_kernel: int | None = None,
         threshold: Threshold = "half",
-        recipe: Recipe = Recipe("ralamb", lr=1.2e-4, betas=(0.0, 0.9), schedule="constant"),
-        critic_recipe: Recipe = Recipe("ralamb", lr=1.2e-4, betas=(0.0, 0.9), schedule="constant"),
+        recipe: Recipe = RALAMB,
     ) -> None:
         super().__init__(
             image_size,
@@ -175,25 +155,12 @@ class RefNet(TransNet):
             pretrained,
             widths,
             activation,
-            critic_base,
-            critic_blocks,
-            critic_sigmoid,
+            boundary,
             kernels,
             pseudo_mask,
-            penalty,
             negative_weight,
-            judges,
-            adversarial_weight,
-            adversarial_every,
-            together,
-            self_weight,
-            critics_from,
-            adversarial_from,
-            paste,
-            edge_kernel,
             threshold,
             recipe,
-            critic_recipe,
         )
         self.save_hyperparameters(logger=False)
 

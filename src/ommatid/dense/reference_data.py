@@ -12,17 +12,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ommatid.data.worlds.duos import DuoWorld
-from ommatid.dense.augment import Augment, mask_transform
+from ommatid.dense.augment import Augment
 from ommatid.dense.data import (
     IGNORED,
     InMemory,
     MaskSet,
     Pictures,
+    Views,
     hidden,
     mask_batch,
     read_pictures,
     read_source,
-    resized,
 )
 from ommatid.dense.reference_task import ReferenceBatch, ReferenceScores, query_scores
 from ommatid.dense.task import BoundaryBatch
@@ -106,9 +106,16 @@ class ReferenceData(DataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, workers, seed)
-        for name in ("shots", "reference_shots", "draws", "labelled_batch", "steps_per_epoch"):
-            if locals()[name] < 1:
-                raise InputError(f"{name} must be at least 1, found {locals()[name]}")
+        counts = {
+            "shots": shots,
+            "reference_shots": reference_shots,
+            "draws": draws,
+            "labelled_batch": labelled_batch,
+            "steps_per_epoch": steps_per_epoch,
+        }
+        for name, value in counts.items():
+            if value < 1:
+                raise InputError(f"{name} must be at least 1, found {value}")
         if not 0 <= negatives < 1:
             raise InputError(f"negatives must lie in [0, 1), found {negatives}")
         self.root, self.format, self.embedded, self._world = root, format, embedded, dict(world or {})
@@ -264,17 +271,14 @@ class ReferenceData(DataModule):
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Every object, whatever is asked for; everything; and nothing."""
         queries = self.dataset(split)
-        guesses = {"all background": 0, "all foreground": 1, "every object": 2}
-        found = {}
-        for name, kind in guesses.items():
-            scores = ReferenceScores()
-            for start in range(0, len(queries), 64):
-                batch = self.collate([queries[place] for place in range(start, min(start + 64, len(queries)))])
-                objects = ((batch.maps > 0) & (batch.maps != IGNORED))[:, None]
-                guess = (torch.zeros_like(objects), torch.ones_like(objects), objects)[kind]
-                scores.update(batch.index, query_scores(guess, batch))
-            found[name] = scores.compute()
-        return found
+        scores = {name: ReferenceScores() for name in ("all background", "all foreground", "every object")}
+        for start in range(0, len(queries), 64):
+            batch = self.collate([queries[place] for place in range(start, min(start + 64, len(queries)))])
+            objects = ((batch.maps > 0) & (batch.maps != IGNORED))[:, None]
+            guesses = torch.zeros_like(objects), torch.ones_like(objects), objects
+            for each, guess in zip(scores.values(), guesses, strict=True):
+                each.update(batch.index, query_scores(guess, batch))
+        return {name: each.compute() for name, each in scores.items()}
 
     def describe(self) -> dict[str, Any]:
         name = f"{Path(self.root).name}" if self.root else self.embedded
@@ -295,13 +299,14 @@ class Queries(Dataset[ReferenceSample]):
     draws = False
 
     def __init__(self, data: ReferenceData, pictures: Pictures, queries: Sequence[Query]) -> None:
-        self.data, self.pictures, self.queries = data, pictures, list(queries)
+        self.views, self.pool = Views(pictures, data.size), Views(data.pictures["train"], data.size)
+        self.queries = list(queries)
 
     def __len__(self) -> int:
         return len(self.queries)
 
     def __getitem__(self, index: int) -> ReferenceSample:
-        return read_query(self.data, self.pictures, self.queries[index], index, "none")
+        return reference_sample(self.views, self.pool, self.queries[index], index)
 
 
 class DrawnQueries(Dataset[ReferenceSample]):
@@ -311,34 +316,24 @@ class DrawnQueries(Dataset[ReferenceSample]):
 
     def __init__(self, data: ReferenceData, numbers: Sequence[int], negatives: float) -> None:
         self.data, self.numbers, self.negatives = data, list(numbers), negatives
+        self.views = Views(data.pictures["train"], data.size, data.augment)
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def __getitem__(self, index: int) -> ReferenceSample:
         query = self.data.drawn_query(self.numbers[index], self.negatives)
-        return read_query(self.data, self.data.pictures["train"], query, index, self.data.augment)
+        return reference_sample(self.views, self.views, query, index)
 
 
-def read_query(data: ReferenceData, pictures: Pictures, query: Query, index: int, augment: Augment) -> ReferenceSample:
-    """The image of a query and its references, at one size."""
-    change = mask_transform(augment, data.size)
-
-    def seen(of: Pictures, number: int) -> tuple[Float[Tensor, "3 _ _"], Int[Tensor, "_ _"]]:
-        image = of.pixels(number)
-        known = number in frozenset(of.labelled)
-        classes = of.label_map(number) if known else torch.full(image.shape[1:], IGNORED, dtype=torch.uint8)
-        if augment != "scale-crop":
-            image, classes = resized(image, classes, data.size)
-        image, classes = change(image, classes)
-        return image.float() / 255, classes.long()
-
-    image, classes = seen(pictures, query.image)
-    references = [seen(data.pictures["train"], number) for number in query.references]
+def reference_sample(views: Views, pool: Views, query: Query, index: int) -> ReferenceSample:
+    """The image of a query, and its references of the pool, at one size."""
+    image, classes = views.of(query.image)
+    references = [pool.of(number) for number in query.references]
     return ReferenceSample(
-        image,
-        classes,
-        torch.stack([each for each, _ in references]),
+        image.float() / 255,
+        classes.long(),
+        torch.stack([each for each, _ in references]).float() / 255,
         torch.stack([(each == query.of)[None].float() for _, each in references]),
         query,
         index,

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ommatid.dense.boundary import BoundaryLearner
+from ommatid.dense.boundary import RALAMB, Activation, BoundaryLearner, BoundarySettings
 from ommatid.dense.segmenter import Images, Probabilities, Threshold
 from ommatid.dense.task import BoundaryBatch
 from ommatid.engine.claim import Arm, Claim, Criterion
@@ -30,49 +30,41 @@ class TransNet(BoundaryLearner):
 
     Args:
         image_size: height and width that images come in.
-        network: "deeplabv3plus" as published, or "unet"; `backbone`, `pretrained` and `widths` are theirs, see
-            `PixelNetwork`.
+        network, backbone, pretrained, widths: of `PixelNetwork`; "deeplabv3plus" as published, or "unet".
         activation: "sigmoid" of the logits, or "clamp" to [0, 1] as in the authors' code, which has no gradient outside
             (E1).
-        critic_base, critic_blocks, critic_sigmoid: of each critic, see `PatchCritic`.
+        boundary: critics and what unlabelled images teach (E6-E8), see `BoundarySettings`; the critic "inner" sees
+            background left inside, "outer" what is left outside.
         kernels: smallest and largest side of the window with which a source's mask is made wrong; an odd one is drawn
             for either critic in every step (E3).
         pseudo_mask: what the critics are shown beside a wrong cut-out: the "source" mask, as in the authors' code, or
             the "morphed" one that made it (E4).
-        penalty: weight of the critics' slope (E6).
         negative_weight: of the scores of predicted and of wrong cut-outs (E5).
-        judges: the critics, "inner" sees background left inside, "outer" what is left outside; none where empty.
-        adversarial_weight: of what the critics think (E7).
-        adversarial_every: steps between two updates by unlabelled images.
-        together: add what unlabelled images teach to the labelled loss of the step, instead of an update of its own.
-        self_weight: of equivariance (E8).
-        critics_from, adversarial_from: shares of the training after which critics learn, and are listened to.
-        paste: share of labelled images that get a background from the source.
-        edge_kernel: compare turned masks within this band around their edges alone; everywhere where None.
         threshold: "half", or "otsu", which is chosen image by image.
-        recipe, critic_recipe: optimiser and schedule of the segmenter and of both critics. "ralamb-released" is the
-            optimiser with the authors' swapped arguments, six times as fast.
+        recipe: optimiser and schedule of the segmenter.
     """
 
     known_judges = (INNER, OUTER)
     embedded = {
         "model": {
             "network": "unet",
-            "critic_base": 12,
-            "critic_blocks": 3,
-            "critic_sigmoid": False,
             "kernels": [3, 5],
             "pseudo_mask": "morphed",
             "negative_weight": 0.5,
-            "adversarial_weight": 0.5,
-            "adversarial_every": 1,
-            "together": True,
-            "self_weight": 0.0,
-            "critics_from": 0.3,
-            "adversarial_from": 0.4,
-            "paste": 0.0,
+            "boundary": {
+                "critic_base": 12,
+                "critic_blocks": 3,
+                "critic_sigmoid": False,
+                "critic_recipe": {"optimizer": "adam", "lr": 1e-3, "betas": [0.0, 0.9]},
+                "critics_from": 0.3,
+                "adversarial_from": 0.4,
+                "adversarial_weight": 0.5,
+                "adversarial_every": 1,
+                "together": True,
+                "self_weight": 0.0,
+                "paste": 0.0,
+            },
             "recipe": {"optimizer": "adam", "lr": 2e-3, "betas": [0.9, 0.999]},
-            "critic_recipe": {"optimizer": "adam", "lr": 1e-3, "betas": [0.0, 0.9]},
         },
         "data": {"size": 32, "augment": "turns", "labelled_batch": 8, "batch_size": 16},
         "trainer": {"max_epochs": 5},
@@ -85,26 +77,13 @@ class TransNet(BoundaryLearner):
         backbone: str = "resnet101",
         pretrained: bool = False,
         widths: list[int] = [8, 16, 32],  # noqa: B006  (plain values for the command line; never changed)
-        activation: Literal["sigmoid", "clamp"] = "sigmoid",
-        critic_base: int = 16,
-        critic_blocks: int = 6,
-        critic_sigmoid: bool = True,
+        activation: Activation = "sigmoid",
+        boundary: BoundarySettings = BoundarySettings(),
         kernels: list[int] = [15, 73],  # noqa: B006
         pseudo_mask: Literal["source", "morphed"] = "source",
-        penalty: float = 10.0,
         negative_weight: float = 1.0,
-        judges: list[str] = [INNER, OUTER],  # noqa: B006
-        adversarial_weight: float = 1.0,
-        adversarial_every: int = 5,
-        together: bool = False,
-        self_weight: float = 1.0,
-        critics_from: float = 0.0,
-        adversarial_from: float = 0.0,
-        paste: float = 1.0,
-        edge_kernel: int | None = None,
         threshold: Threshold = "half",
-        recipe: Recipe = Recipe("ralamb", lr=1.2e-4, betas=(0.0, 0.9), schedule="constant"),
-        critic_recipe: Recipe = Recipe("ralamb", lr=1.2e-4, betas=(0.0, 0.9), schedule="constant"),
+        recipe: Recipe = RALAMB,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
@@ -128,7 +107,7 @@ class TransNet(BoundaryLearner):
             pseudo = boundary_tuple(images, wrong[name], shown)
             losses.append(
                 critic_loss_on_patches(
-                    critic, real, fake, pseudo, settings.penalty, negative_weight=settings.negative_weight
+                    critic, real, fake, pseudo, self.boundary.penalty, negative_weight=settings.negative_weight
                 )
             )
         # They share no weights: the sum gives each its own gradient.
@@ -147,11 +126,11 @@ TransNet.claims = (
         "give a higher foreground IoU than the ten labels alone, at equally many supervised updates.",
         arms={
             "Trans-Net": Arm("method", {}),
-            "ten labels": Arm("baseline", {"judges": []}),
-            "ten labels, turned alike": Arm("ablation", {"judges": [], "self_weight": 0.1}),
-            "inner critic alone": Arm("reported", {"judges": [INNER]}),
-            "outer critic alone": Arm("reported", {"judges": [OUTER]}),
-            "all 600 labels": Arm("reported", {"judges": []}, data={"shots": None}),
+            "ten labels": Arm("baseline", {"boundary": {"judges": []}}),
+            "ten labels, turned alike": Arm("ablation", {"boundary": {"judges": [], "self_weight": 0.1}}),
+            "inner critic alone": Arm("reported", {"boundary": {"judges": [INNER]}}),
+            "outer critic alone": Arm("reported", {"boundary": {"judges": [OUTER]}}),
+            "all 600 labels": Arm("reported", {"boundary": {"judges": []}}, data={"shots": None}),
         },
         criteria=(
             Criterion("IoU", versus="ten labels"),

@@ -71,8 +71,7 @@ class DataModule(LightningDataModule):
 
     def _loader(self, split: str, shuffle: bool) -> DataLoader[Any]:
         dataset = self.dataset(self.check_split(split))
-        trainer = self.trainer
-        replicas, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
+        replicas, rank = self.processes()
         random = getattr(dataset, "draws", False)
         sampler = EpochSampler(dataset, replicas, rank, shuffle=shuffle, seed=self.seed, with_epoch=random)
         return DataLoader(
@@ -80,12 +79,19 @@ class DataModule(LightningDataModule):
             batch_size=self.batch_size,
             sampler=sampler,
             collate_fn=_Collate(self.collate),
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
             generator=sampler.generator,
+            **self.loading(),
             drop_last=shuffle and len(dataset) >= self.batch_size * replicas,  # type: ignore[arg-type]
         )
+
+    def processes(self) -> tuple[int, int]:
+        """How many processes train, and the number of this one."""
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+
+    def loading(self) -> dict[str, Any]:
+        """Options of every loader: workers, and pinned memory for a GPU."""
+        pinned = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return {"num_workers": self.workers, "persistent_workers": self.workers > 0, "pin_memory": pinned}
 
 
 class EpochSampler(DistributedSampler[Any]):
@@ -128,9 +134,14 @@ class SeededSamples(Dataset[Any]):
 
     def __getitem__(self, number: int) -> Any:
         epoch, index = divmod(number, len(self))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(epoch_seed(self.seed, epoch, index))
-            return self.dataset[index]
+        return seeded_sample(self.dataset, index, epoch_seed(self.seed, epoch, index))
+
+
+def seeded_sample(dataset: Dataset[Any], index: int, seed: int) -> Any:
+    """One sample of a data set that draws at random, drawn with a seed; torch's global generator stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return dataset[index]
 
 
 def epoch_seed(seed: int, epoch: int, rank: int) -> int:

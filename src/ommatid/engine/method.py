@@ -220,6 +220,10 @@ class Method(LightningModule):
         value = gradient_clip_val if gradient_clip_val is not None else self.recipe.clip_norm
         self.clip_gradients(optimizer, value, gradient_clip_algorithm)
 
+    def batch_number(self, batch_idx: int) -> int:
+        """Batches of the whole training before this one; also in a resumed training."""
+        return self.trainer.current_epoch * int(self.trainer.num_training_batches) + batch_idx
+
     @property
     def share_done(self) -> float:
         """How much of the training is done, in [0, 1], for losses that change with time; 0 without a trainer."""

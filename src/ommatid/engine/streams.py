@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ommatid.engine.batch import Batch
-from ommatid.engine.data import DataModule, epoch_seed
+from ommatid.engine.data import DataModule, epoch_seed, seeded_sample
 from ommatid.errors import InputError
 
 
@@ -29,9 +29,7 @@ class Streams(Dataset[tuple[str, Any]]):
         dataset = self.datasets[drawn.stream]
         if not getattr(dataset, "draws", False):
             return drawn.stream, dataset[drawn.number]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(drawn.seed)
-            return drawn.stream, dataset[drawn.number]
+        return drawn.stream, seeded_sample(dataset, drawn.number, drawn.seed)
 
     def __len__(self) -> int:
         return sum(len(dataset) for dataset in self.datasets.values())  # type: ignore[arg-type, misc]
@@ -120,19 +118,15 @@ def stream_loader(
         steps: of an epoch.
         collate: the samples of a step by stream, as one batch.
     """
-    trainer = data.trainer
-    replicas, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
     sizes = {name: len(each) for name, each in streams.items()}  # type: ignore[arg-type]
-    sampler = StreamSampler(sizes, counts, steps, replicas, rank, data.seed)
+    sampler = StreamSampler(sizes, counts, steps, *data.processes(), data.seed)
     return DataLoader(
         Streams(streams),  # type: ignore[arg-type]
         batch_size=sampler.batch,
         sampler=sampler,
         collate_fn=_ByStream(collate, list(streams)),
-        num_workers=data.workers,
-        persistent_workers=data.workers > 0,
-        pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
         generator=sampler.generator,
+        **data.loading(),
     )
 
 

@@ -22,7 +22,14 @@ FRONT, BEFORE, MOMENT, AFTER, BACK = 0, (1, 2), 3, (4, 5), 6
 
 @dataclass(frozen=True)
 class Speeds:
-    """How videos are changed: ranges of the factors of length, and probabilities of the edits (E1, E2)."""
+    """How videos are changed (E1, E2).
+
+    Attributes:
+        moment: smallest and largest factor of the length of the moment.
+        background: the same of what lies before and behind it.
+        move: probability that the moment goes elsewhere.
+        drop: probability that a piece of the background goes.
+    """
 
     moment: tuple[float, float] = (0.6, 1.6)
     background: tuple[float, float] = (0.5, 1.5)

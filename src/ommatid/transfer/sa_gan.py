@@ -213,10 +213,6 @@ class SAGAN(ZeroShotLearner):
         if done + (turn == settings.critic_steps) >= settings.generator_steps:
             self.trainer.should_stop = True
 
-    def batch_number(self, batch_idx: int) -> int:
-        """Batches of the whole training before this one; also in a resumed training."""
-        return self.trainer.current_epoch * int(self.trainer.num_training_batches) + batch_idx
-
     def embedding_loss(
         self, features: Features, labels: Int[Tensor, "batch"]
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:

@@ -1,8 +1,18 @@
 """What worlds of drawn scenes share: pixel coordinates, a shape's own frame, and colours."""
 
+from pathlib import Path
+
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import Tensor
+
+
+def save_picture(pixels: UInt8[np.ndarray, "height width *channel"], path: Path) -> None:
+    """Write a picture into a folder that need not exist."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
 
 
 def grid(size: int) -> tuple[Float[Tensor, "size size"], Float[Tensor, "size size"]]:

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int, UInt8
-from PIL import Image
 from torch import Tensor
 
 from ommatid.data.new_folder import new_folder
 from ommatid.data.worlds.cutouts import SHAPES, apart, coloured, inside
-from ommatid.data.worlds.drawing import own_frame
+from ommatid.data.worlds.drawing import own_frame, save_picture
 from ommatid.errors import InputError, unknown
 
 TARGET, SOURCE = ("star", "cross", "square", "triangle"), ("disc", "bar")
@@ -129,9 +128,9 @@ class DuoWorld:
                 part = place if name == "source" else place / ("train" if name.endswith("labelled") else name)
                 for number, (image, classes) in enumerate(zip(scenes.images, scenes.maps, strict=True)):
                     file = f"{name}_{number:05d}.png"
-                    _save(image.permute(1, 2, 0), part / "images" / file)
+                    save_picture(image.permute(1, 2, 0).contiguous().numpy(), part / "images" / file)
                     if name != "unlabelled":
-                        _save(classes, part / "masks" / file)
+                        save_picture(classes.numpy(), part / "masks" / file)
                 (place / "classes.txt").write_text("".join(f"{each}\n" for each in scenes.class_names))
         return counts
 
@@ -180,8 +179,3 @@ class DuoWorld:
 
         half = draw(0.3, 0.6 if alone else 0.42, 1)
         return torch.cat([QUARTERS[quarters] + draw(-0.1, 0.1, 2), half, draw(0.0, 2 * math.pi, 1)], dim=1)
-
-
-def _save(pixels: UInt8[Tensor, "height width *channel"], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels.contiguous().numpy()).save(path)

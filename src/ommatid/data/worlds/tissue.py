@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from einops import einsum
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image
 from torch import Tensor
 
 from ommatid.data.new_folder import new_folder
+from ommatid.data.worlds.drawing import grid, save_picture
 from ommatid.errors import InputError, unknown
 
 SPLITS = ("labelled", "unlabelled", "source", "val", "test")
@@ -197,8 +197,8 @@ def _vessels(size: int, draw: Callable[..., Tensor]) -> UInt8[Tensor, "patch siz
     wide, flat = draw(0.2, 0.6, MOST_VESSELS), draw(0.5, 1.0, MOST_VESSELS)
     long, thick, bend = draw(0.5, 1.2, MOST_VESSELS), draw(0.1, 0.25, MOST_VESSELS), draw(-0.8, 0.8, MOST_VESSELS)
 
-    axis = (torch.arange(size) + 0.5) * 2 / size - 1
-    x, y = axis - centre[..., 0, None, None], axis[:, None] - centre[..., 1, None, None]
+    x, y = grid(size)
+    x, y = x - centre[..., 0, None, None], y - centre[..., 1, None, None]
     cos, sin = turn.cos()[..., None, None], turn.sin()[..., None, None]
     along, across = cos * x + sin * y, cos * y - sin * x
     ellipse = torch.hypot(along / wide[..., None, None], across / (wide * flat)[..., None, None]) < 1
@@ -234,11 +234,6 @@ def _patches(patches: TissuePatches, masked: bool) -> list[Patch]:
     return [(picture, vessel if masked else None) for picture, vessel in zip(pictures, vessels, strict=True)]
 
 
-def _save(pixels: UInt8[np.ndarray, "height width *channel"], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
-
-
 def _mask(vessels: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
     return (vessels > 0).astype(np.uint8) * np.uint8(255)
 
@@ -255,9 +250,9 @@ def _write_tiles(root: Path, parts: Mapping[str, list[Patch]]) -> None:
 
 def _write_named(folder: Path, images: str, patches: list[Patch], names: Iterator[str]) -> None:
     for (picture, vessels), name in zip(patches, names, strict=False):
-        _save(picture, folder / images / f"{name}.png")
+        save_picture(picture, folder / images / f"{name}.png")
         if vessels is not None:
-            _save(_mask(vessels), folder / "masks" / f"{name}.png")
+            save_picture(_mask(vessels), folder / "masks" / f"{name}.png")
 
 
 def _numbers(part: str) -> Iterator[str]:
@@ -282,10 +277,10 @@ def _write_pairs(root: Path, parts: Mapping[str, list[Patch]]) -> None:
         lines = []
         for (picture, vessels), name in zip(patches, _numbers(part), strict=False):
             words = [f"Images/{name}.png"]
-            _save(picture, root / words[0])
+            save_picture(picture, root / words[0])
             if vessels is not None:
                 words.append(f"Labels/{name}.png")
-                _save(_mask(vessels), root / words[1])
+                save_picture(_mask(vessels), root / words[1])
             lines.append(" ".join(words))
         (root / f"{part}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -294,9 +289,9 @@ def _write_glas(root: Path, parts: Mapping[str, list[Patch]]) -> None:
     for part, patches in parts.items():
         name = {"train": "train", "test": "testA"}[part]
         for number, (picture, vessels) in enumerate(patches, start=1):
-            _save(picture, root / f"{name}_{number}.bmp")
+            save_picture(picture, root / f"{name}_{number}.bmp")
             if vessels is not None:
-                _save(vessels, root / f"{name}_{number}_anno.bmp")
+                save_picture(vessels, root / f"{name}_{number}_anno.bmp")
 
 
 FORMATS: dict[str, Callable[[Path, Mapping[str, list[Patch]]], None]] = {

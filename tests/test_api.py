@@ -17,15 +17,15 @@ from ommatid.engine.runs import read_series
 from ommatid.engine.settings import build, merge
 from ommatid.engine.sweep import Outcome
 from ommatid.errors import CheckpointError, InputError
-from tiny import TINY, train_tiny
+from tiny import TINY, Runs, train_tiny
 
 METHODS = catalogue.names()
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> dict[str, api.Trained]:
+def runs(tmp_path_factory) -> Runs:
     torch.set_num_threads(1)
-    return {name: train_tiny(name, tmp_path_factory.mktemp("runs")) for name in METHODS}
+    return Runs(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from ommatid.engine.settings import constructor_arguments
 from ommatid.engine.sweep import Outcome
 from ommatid.errors import InputError
 from report.records import claim_record, comparison_record
-from tiny import options, train_tiny
+from tiny import Runs, options
 
 METHODS = catalogue.names()
 VERBS = (
@@ -41,9 +41,9 @@ VERBS = (
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> dict[str, api.Trained]:
+def runs(tmp_path_factory) -> Runs:
     torch.set_num_threads(1)
-    return {name: train_tiny(name, tmp_path_factory.mktemp("runs")) for name in METHODS}
+    return Runs(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture

@@ -186,6 +186,18 @@ def train_tiny(name: str, runs: Path, **more: Any) -> api.Trained:
     return api.train(name, **TINY[name], runs=runs, **more)
 
 
+class Runs(dict[str, api.Trained]):
+    """A small training of each method; it takes place when it is first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def __missing__(self, name: str) -> api.Trained:
+        self[name] = train_tiny(name, self.folder)
+        return self[name]
+
+
 def options(name: str) -> list[str]:
     """The same on the command line."""
     return [

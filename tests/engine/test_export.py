@@ -11,13 +11,13 @@ from engine.toy import DIM, Toy
 from ommatid import api, catalogue
 from ommatid.engine import export
 from ommatid.engine.export import TOLERANCE, export_method
+from ommatid.engine.settings import merge
 from ommatid.errors import InputError, MissingDependency
 
-TINY = {
+SIZES = {
     "cmi": {"teacher": "digits_cnn", "student": "digits_cnn", "image_size": 16, "generator_channels": 8},
     "mgsl-net": {"feature_dim": 6, "word_dim": 5, "vocabulary_size": 9, "hidden_dim": 8, "video_dim": 8},
 }
-TINY |= {name: tiny.TINY[name]["model"] for name in catalogue.names("recognition")}
 METHODS = catalogue.names()
 
 
@@ -29,7 +29,8 @@ class Exported(Toy):
 
 
 def made(name: str):
-    return api.create(name, **TINY.get(name, {})).eval()
+    small = merge(api.method_class(name).embedded["model"], tiny.TINY[name]["model"], SIZES.get(name, {}))
+    return api.create(name, **small).eval()
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -150,6 +150,16 @@ TINY: dict[str, dict[str, dict[str, Any]]] = {
         },
         "trainer": {"max_epochs": 1, "max_steps": -1},
     },
+    "ref-net": {
+        "model": {"widths": [8, 16], **LISTENING},
+        "data": {
+            "size": 24,
+            "world": {"categories": 3, "unlabelled": 6, "val": 3, "test": 6, "source": 8},
+            **STREAMS,
+            "shots": 2,
+        },
+        "trainer": {"max_epochs": 1},
+    },
     "trans-net": {
         "model": {"widths": [8, 16], **LISTENING},
         "data": {"size": 24, "world": {"train": 12, "val": 4, "test": 8, "source": 8}, **STREAMS},

@@ -239,6 +239,18 @@ CATALOGUE = (
         year=2022,
     ),
     Entry(
+        name="ref-net",
+        title="Boundary Knowledge Translation based Reference Semantic Segmentation",
+        field="dense",
+        target="ommatid.dense.ref_net:RefNet",
+        embedded="world-duos",
+        summary="Show one outlined object and find its kind in other pictures; boundaries are learnt from other things.",
+        arxiv="2108.01075",
+        authors="Cheng, L. and Feng, Z. and Wang, X. and Liu, Y. and Lei, J. and Song, M.",
+        venue="IJCAI",
+        year=2021,
+    ),
+    Entry(
         name="sa-gan",
         title="Structure-Aware Feature Generation for Zero-Shot Learning",
         field="transfer",

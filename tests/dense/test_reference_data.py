@@ -54,6 +54,21 @@ def test_masks_are_of_the_category_asked_for_and_references_show_it(data):
         assert batch.reference_masks[row].any()
 
 
+def test_a_control_is_told_nothing_of_what_is_asked_for():
+    data = small(told=False)
+    queries = data.dataset("test").queries
+    assert [(query.image, query.category) for query in queries] == [
+        (query.image, query.category) for query in small().dataset("test").queries
+    ]
+    assert any(query.of != query.category for query in queries)
+    for query in queries:
+        assert set(query.references) <= set(data.by_category[query.of])
+    torch.manual_seed(0)
+    drawn = [data.drawn_query(data.pool[0], 0.0) for _ in range(30)]
+    assert {query.of for query in drawn} == set(data.by_category)
+    assert {query.category for query in drawn} <= set(data.shown["train"][data.pool[0]])
+
+
 def test_queries_are_the_same_every_time(data):
     assert data.dataset("test").queries == small().dataset("test").queries
     assert data.dataset("val").queries == small().dataset("val").queries

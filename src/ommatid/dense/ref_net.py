@@ -25,6 +25,7 @@ from ommatid.dense.reference_task import ReferenceBatch, ReferenceScores, query_
 from ommatid.dense.segmenter import Images, Probabilities, Threshold
 from ommatid.dense.task import MaskBatch, Segmentation
 from ommatid.dense.trans_net import TransNet
+from ommatid.engine.claim import Arm, Claim, Criterion
 from ommatid.engine.data import DataModule
 from ommatid.engine.recipe import Recipe
 from ommatid.errors import InputError, unknown
@@ -296,3 +297,62 @@ def _outlined(reference: str, mask: str) -> tuple[Float[Tensor, "3 height width"
 
 def _sized(images: Images, size: int) -> Float[Tensor, "batch 3 {size} {size}"]:
     return F.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)
+
+
+_BOUNDARY = RefNet.embedded["model"]["boundary"]
+_REF_NET: dict[str, Any] = {
+    name: RefNet.embedded["model"][name] for name in ("kernels", "pseudo_mask", "negative_weight", "boundary")
+}
+_SHARED = {name: RefNet.embedded["model"][name] for name in ("network", "widths", "recipe")}
+_BY_CATEGORY = "ommatid.dense.category_network:CategoryNetwork"
+_BUDGET: dict[str, Any] = {
+    "model": _SHARED,
+    "data": RefNet.embedded["data"],
+    "trainer": RefNet.embedded["trainer"],
+    "tuning": {"recipe.lr": (1e-3, 2e-3, 4e-3)},
+    "tuning_metric": "category_IoU",
+    "shown": ("category_IoU", "category_mIoU", "swap", "false_area", "mIoU"),
+}
+
+
+def _without(**changed: Any) -> dict[str, Any]:
+    return {**_REF_NET, "boundary": {**_BOUNDARY, **changed}}
+
+
+RefNet.claims = (
+    Claim(
+        name="ref-net",
+        statement="A network that is shown an outlined object finds that kind, and the other object where it is shown "
+        "that one; with five labelled images of each category, critics that learnt boundaries elsewhere raise its IoU "
+        "by category.",
+        arms={
+            "Ref-Net": Arm("method", _REF_NET),
+            "without critics": Arm("ablation", _without(judges=[])),
+            "labels alone": Arm("baseline", _without(judges=[], self_weight=0.0)),
+            "references of anything": Arm("control", _REF_NET, data={"told": False}),
+            "an output for each category": Arm("reported", method=_BY_CATEGORY),
+        },
+        criteria=(
+            Criterion("swap", versus="references of anything", margin=0.3),
+            Criterion("category_IoU", versus="labels alone"),
+            Criterion("category_IoU", versus="without critics"),
+        ),
+        source="docs/methods/ref-net.md, claim, first part and first half of the second",
+        **_BUDGET,
+    ),
+    Claim(
+        name="ref-net-categories",
+        statement="The more categories there are, the further a network with one output for each of them falls behind.",
+        arms={
+            "Ref-Net, 12": Arm("method", _REF_NET, data={"world": {"categories": 12}}),
+            "an output for each, 12": Arm("baseline", data={"world": {"categories": 12}}, method=_BY_CATEGORY),
+            "Ref-Net, 3": Arm("reported", _REF_NET, data={"world": {"categories": 3}}),
+            "an output for each, 3": Arm("reported", data={"world": {"categories": 3}}, method=_BY_CATEGORY),
+        },
+        criteria=(
+            Criterion("category_IoU", "an output for each, 12", beyond_arms=("Ref-Net, 3", "an output for each, 3")),
+        ),
+        source="docs/methods/ref-net.md, claim, second half of the second part",
+        **_BUDGET,
+    ),
+)

@@ -79,6 +79,7 @@ class ReferenceData(DataModule):
         shots: labelled images of each category.
         reference_shots: references of a query where a split is evaluated.
         draws: how often every query of the test is asked, each time with other references.
+        told: whether references show what is asked for, or any category: a control.
         negatives: share of labelled queries that ask for what the image does not show.
         labelled_batch: labelled queries of a step; `batch_size` are those of unlabelled images, and as many source
             images there are.
@@ -98,6 +99,7 @@ class ReferenceData(DataModule):
         shots: int = 5,
         reference_shots: int = 1,
         draws: int = 1,
+        told: bool = True,
         negatives: float = 0.2,
         labelled_batch: int = 16,
         batch_size: int = 16,
@@ -121,7 +123,7 @@ class ReferenceData(DataModule):
         self.root, self.format, self.embedded, self._world = root, format, embedded, dict(world or {})
         self.source, self.source_format = source, source_format
         self.size, self.augment, self.shots = size, augment, shots
-        self.reference_shots, self.draws, self.negatives = reference_shots, draws, negatives
+        self.reference_shots, self.draws, self.told, self.negatives = reference_shots, draws, told, negatives
         self.labelled_batch, self.steps_per_epoch = labelled_batch, steps_per_epoch
 
     # -- what there is --
@@ -206,8 +208,17 @@ class ReferenceData(DataModule):
         if absent:
             categories.append(absent[int(torch.randint(len(absent), (), generator=generator))])
         itself = number if split == "train" else None
-        chosen = [(each, self.references(each, itself, self.reference_shots, generator)) for each in categories]
-        return [Query(number, each, references, each, draw) for each, references in chosen]
+        found = []
+        for category in categories:
+            of = self.outlined(category, generator)
+            references = self.references(of, itself, self.reference_shots, generator)
+            found.append(Query(number, category, references, of, draw))
+        return found
+
+    def outlined(self, category: int, generator: torch.Generator | None = None) -> int:
+        """The category that the references show where one is asked for."""
+        known = list(self.by_category)
+        return category if self.told else known[int(torch.randint(len(known), (), generator=generator))]
 
     def references(
         self, category: int, itself: int | None, count: int, generator: torch.Generator | None = None
@@ -224,8 +235,9 @@ class ReferenceData(DataModule):
         absent = [category for category in self.by_category if category not in shown]
         negative = bool(torch.rand(()) < negatives) and bool(absent)
         known = absent if negative else shown or list(self.by_category)
-        of = known[int(torch.randint(len(known), ()))]
-        return Query(number, of if shown else 0, self.references(of, number, 1), of)
+        category = known[int(torch.randint(len(known), ()))]
+        of = self.outlined(category)
+        return Query(number, category if shown else 0, self.references(of, number, 1), of)
 
     # -- batches --
 

@@ -1,9 +1,8 @@
 """`world-duos`: pictures of two objects of different categories, to be told apart by a reference.
 
-A category is a shape with a texture: "striped star". Every texture has hues of its own, a quarter of all, of any
-strength and brightness; grounds have any. So the colour of a reference tells some categories apart, and the rest is a
-matter of shape. Size, turn and place are free; the two objects of a picture lie in different quarters. The source, from
-which boundaries are learnt, has one object a picture, a disc or a bar, of which there is none in the target.
+A category is a shape with a texture, "striped star", and a twelfth of all hues of its own, of any strength and
+brightness; grounds have any. Size, turn and place are free; the two objects of a picture lie in different quarters.
+The source, from which boundaries are learnt, has one object a picture, a disc or a bar, of which the target has none.
 """
 
 import math
@@ -23,7 +22,9 @@ TARGET, SOURCE = ("star", "cross", "square", "triangle"), ("disc", "bar")
 WORDS = ("striped", "checkered", "dotted")
 """Of the textures of objects, in the order of `ommatid.data.worlds.cutouts.TEXTURES`."""
 SPLITS = ("labelled", "unlabelled", "val", "test", "source")
-HUE_RANGE = 0.25
+HUES = len(TARGET) * len(WORDS)
+HUE_STEP = 5
+"""From category to category, in twelfths of all hues: few categories differ more than many do."""
 FORMATS = ("folder",)
 QUARTERS = torch.tensor([[-0.45, -0.45], [0.45, -0.45], [-0.45, 0.45], [0.45, 0.45]])
 # Always whole chunks are drawn, so that a smaller split is the beginning of a larger one.
@@ -162,7 +163,7 @@ class DuoWorld:
         images, maps = ground, torch.zeros(_CHUNK, size, size, dtype=torch.uint8)
         for place in range(classes.shape[1]):
             masks = inside(*own_frame(self._poses(quarters[:, place], alone, generator), size), shapes[:, place])
-            hues = None if alone else (textures[:, place] / len(WORDS), HUE_RANGE)
+            hues = None if alone else (classes[:, place] * HUE_STEP % HUES / HUES, 1 / HUES)
             thing, _ = apart(coloured(textures[:, place], size, generator, hues), ground, self.contrast)
             images = torch.where(masks[:, None], thing, images)
             maps = torch.where(masks, (classes[:, place] + 1).to(torch.uint8)[:, None, None], maps)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ommatid.data.nyu import decoded_normals
+from ommatid.data.surface_samples import decoded_normals
 from ommatid.dense.multi_task import SceneBatch, ScenePrediction, class_colours, draw_scene, gain_over_single
 from ommatid.errors import InputError
 

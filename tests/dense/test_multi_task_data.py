@@ -5,7 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ommatid.data.nyu import IGNORE, SurfaceSample, flipped, write_nyu
+from ommatid.data.nyu import write_nyu
+from ommatid.data.surface_augment import flipped
+from ommatid.data.surface_samples import IGNORE, SurfaceSample
 from ommatid.data.worlds.surfaces import SurfaceWorld
 from ommatid.dense.multi_task_data import SceneData, SceneSet, held_out, resized_scene, scene_batch
 from ommatid.dense.normals_metrics import angular_errors

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ommatid.data.nyu import IGNORE
+from ommatid.data.surface_samples import IGNORE
 from ommatid.dense.multi_task_data import SceneData
 from ommatid.dense.nddr_cnn import NDDRCNN, OwnLayers, preprocessed, segmentation_loss, taken
 from ommatid.engine.export import export_method

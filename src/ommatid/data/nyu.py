@@ -1,4 +1,4 @@
-"""NYUv2 for several dense tasks: label maps, surface normals and depths of indoor scenes; and what augments them.
+"""NYUv2 for several dense tasks: label maps, surface normals and depths of indoor scenes.
 
 | format | what lies in the folder |
 |---|---|
@@ -16,34 +16,35 @@ Normals are (x to the right, y up, z to the viewer) where they are made here. Th
 """
 
 import io
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from ommatid.data.images import existing_folder, read_image
 from ommatid.data.new_folder import new_folder
+from ommatid.data.surface_samples import (
+    IGNORE,
+    Camera,
+    SurfaceImages,
+    SurfaceSample,
+    decoded_normals,
+    encoded_normals,
+    normals_from_depth,
+)
 from ommatid.errors import InputError, MissingDependency, unknown
 
 NYU_FORMATS = ("nyu", "nyu-mat")
-IGNORE = 255
-"""Label of pixels that have none."""
 LISTS = {"train": "training", "test": "testing"}
 """Splits, and how their lists begin."""
 DECODINGS = ("unit", "raw")
 """How bytes become normals, see `open_nyu`."""
-MEAN_COLOUR = (122.7 / 255, 116.7 / 255, 104.0 / 255)
-"""Of the photographs that the weights of Caffe's networks were trained with."""
 # fmt: off
 CLASSES = (
     "wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf", "picture",
@@ -59,72 +60,6 @@ _FILES = {
     "mapping": "classMapping40.mat",
     "camera": "camera.txt",
 }
-
-
-@dataclass(frozen=True)
-class Camera:
-    """A pinhole: focal lengths and principal point in pixels, counted from the middle of the first pixel.
-
-    Examples:
-        >>> Camera.of_nyu(240, 320).fx
-        259.42895...
-    """
-
-    fx: float
-    fy: float
-    cx: float
-    cy: float
-
-    @classmethod
-    def of_nyu(cls, height: int = 480, width: int = 640) -> "Camera":
-        """That of NYUv2's photographs, to which its depths are projected, for images resized to a height and width."""
-        down, across = height / 480, width / 640
-        return cls(
-            518.85790117 * across,
-            519.46961112 * down,
-            (325.58244941 + 0.5) * across - 0.5,
-            (253.73616633 + 0.5) * down - 0.5,
-        )
-
-    def rays(self, height: int, width: int) -> Float[Tensor, "3 height width"]:
-        """Where every pixel looks: right, down and ahead, the latter 1."""
-        y, x = torch.meshgrid(torch.arange(float(height)), torch.arange(float(width)), indexing="ij")
-        return torch.stack([(x - self.cx) / self.fx, (y - self.cy) / self.fy, torch.ones_like(x)])
-
-
-@dataclass(frozen=True, eq=False)
-class SurfaceSample:
-    """One image with what is to be predicted of every pixel.
-
-    Attributes:
-        image: in [0, 1].
-        semantic: classes, 255 where a pixel has none.
-        normals: unit vectors, zero where there is none.
-        depth: in metres, 0 where unknown; None in the release's layout.
-    """
-
-    image: Float[Tensor, "3 height width"]
-    semantic: Int[Tensor, "height width"]
-    normals: Float[Tensor, "3 height width"]
-    depth: Float[Tensor, "1 height width"] | None
-    id: str
-
-    @property
-    def normals_valid(self) -> Bool[Tensor, "height width"]:
-        return (self.normals != 0).any(dim=0)
-
-
-class SurfaceImages(Dataset[SurfaceSample]):
-    """Images of one split, read when asked for."""
-
-    class_names: tuple[str, ...]
-    ids: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> SurfaceSample:
-        raise NotImplementedError
 
 
 def open_nyu(
@@ -228,29 +163,6 @@ class ReleasedImages(SurfaceImages):
                 )
         normals = decoded_normals(encoded, self.decode)
         return SurfaceSample(image.float() / 255, semantic, normals, None, self.ids[index])
-
-
-def decoded_normals(encoded: UInt8[Tensor, "3 height width"], decode: str = "unit") -> Float[Tensor, "3 height width"]:
-    """Unit vectors of bytes, see `open_nyu`; zero where all three bytes are 255.
-
-    Examples:
-        >>> pixels = torch.tensor([[128, 255], [128, 255], [255, 255]], dtype=torch.uint8)[:, None]
-        >>> decoded_normals(pixels)[:, 0]
-        tensor([[0.0039, 0.0000],
-                [0.0039, 0.0000],
-                [1.0000, 0.0000]])
-        >>> decoded_normals(pixels, "raw")[:, 0, 0]
-        tensor([0.4093, 0.4093, 0.8154])
-    """
-    values = encoded.float()
-    vectors = F.normalize(values if decode == "raw" else 2 * values / 255 - 1, dim=0)
-    return vectors.masked_fill((encoded == 255).all(dim=0), 0.0)
-
-
-def encoded_normals(normals: Float[Tensor, "3 height width"]) -> UInt8[Tensor, "3 height width"]:
-    """Bytes of unit vectors, 255 where a vector is zero."""
-    valid = (normals != 0).any(dim=0)
-    return ((normals + 1) * 127.5).round().clamp(0, 255).masked_fill(~valid, 255.0).to(torch.uint8)
 
 
 def write_nyu(root: Path, split: str, samples: Iterable[SurfaceSample], class_names: Sequence[str] = CLASSES) -> int:
@@ -486,178 +398,3 @@ def _numbers(path: Path, expected: str) -> list[float]:
         return np.loadtxt(io.StringIO(_text(path, expected)), ndmin=1, dtype=np.float64).ravel().tolist()
     except ValueError as error:
         raise InputError(f"{path}: found {error}, expected {expected}, numbers only") from error
-
-
-def normals_from_depth(
-    depth: Float[Tensor, "1 height width"], camera: Camera, window: int = 5, steepest: float = 80.0
-) -> Float[Tensor, "3 height width"]:
-    """Normals of the planes through the points around every pixel (x to the right, y up, z to the viewer).
-
-    In an image of a plane, inverse depth is linear in the pixels: it is fitted by least squares, exact for planes.
-
-    Args:
-        depth: in metres, 0 where unknown.
-        window: side in pixels of what is fitted, odd.
-        steepest: neighbours count that a plane could reach which turns away from the line of sight by so many degrees:
-            others are of another surface.
-
-    Returns:
-        Unit vectors; zero where the depth is unknown or too few neighbours count.
-
-    Examples:
-        >>> camera = Camera(100.0, 100.0, 3.5, 3.5)
-        >>> normals_from_depth(torch.full((1, 8, 8), 2.0), camera)[:, 4, 4]
-        tensor([-0., 0., 1.])
-    """
-    if window < 3 or window % 2 == 0:
-        raise InputError(f"window: found {window}, expected an odd number from 3 on")
-    height, width = depth.shape[1:]
-    inverse = torch.where(depth > 0, 1 / depth.clamp(min=1e-6), 0.0)
-    around = F.unfold(inverse[None], window, padding=window // 2)[0].unflatten(1, (height, width))
-    step = torch.arange(window, dtype=depth.dtype) - window // 2
-    y, x = (each.flatten() for each in torch.meshgrid(step, step, indexing="ij"))
-    reach = math.tan(math.radians(steepest)) * torch.hypot(x / camera.fx, y / camera.fy)
-    known = (around > 0) & ((around - inverse).abs() <= reach[:, None, None] * inverse)
-    one = torch.ones_like(x)
-
-    def sums(values: Tensor, *weights: Tensor) -> list[Tensor]:
-        return list(torch.einsum("khw,fk->fhw", values, torch.stack(weights)))
-
-    n, sx, sy, sxx, sxy, syy = sums(known.to(depth), one, x, y, x * x, x * y, y * y)
-    t, tx, ty = sums((around - inverse) * known, one, x, y)
-    n = n.clamp(min=1)
-    cxx, cxy, cyy = sxx - sx * sx / n, sxy - sx * sy / n, syy - sy * sy / n
-    cx, cy = tx - sx * t / n, ty - sy * t / n
-    determinant = cxx * cyy - cxy * cxy
-    # Three pixels in an angle have a third; those in a line, none.
-    fitted = determinant > 0.1
-    determinant = determinant.where(fitted, 1.0)
-    across, down = (cyy * cx - cxy * cy) / determinant, (cxx * cy - cxy * cx) / determinant
-    middle = inverse[0] + (t - across * sx - down * sy) / n
-    rays = camera.rays(height, width)
-    right, below = across * camera.fx, down * camera.fy
-    vectors = torch.stack([-right, below, middle - right * rays[0] - below * rays[1]])
-    return F.normalize(vectors, dim=0).where(fitted & (inverse[0] > 0), 0.0)
-
-
-# Augmentation: whatever moves the pixels moves all maps, and turns what points somewhere.
-
-
-def flipped(sample: SurfaceSample, negate_x: bool = True) -> SurfaceSample:
-    """Left and right exchanged.
-
-    Args:
-        negate_x: so that normals point to where their surfaces now do; False leaves them, as the authors' code does.
-    """
-    normals = sample.normals.flip(-1)
-    if negate_x:
-        normals = normals * normals.new_tensor([-1.0, 1.0, 1.0])[:, None, None]
-    depth = None if sample.depth is None else sample.depth.flip(-1)
-    return replace(sample, image=sample.image.flip(-1), semantic=sample.semantic.flip(-1), normals=normals, depth=depth)
-
-
-def scaled(sample: SurfaceSample, factor: float) -> SurfaceSample:
-    """Resized: colours bilinearly, all else by the nearest pixel; what looks larger is as much nearer."""
-    size = [max(1, int(side * factor)) for side in sample.semantic.shape]
-    image = F.interpolate(sample.image[None], size, mode="bilinear", align_corners=False)[0]
-    semantic = F.interpolate(sample.semantic[None, None].float(), size, mode="nearest-exact")[0, 0].long()
-    normals = F.interpolate(sample.normals[None], size, mode="nearest-exact")[0]
-    depth = None
-    if sample.depth is not None:
-        depth = F.interpolate(sample.depth[None], size, mode="nearest-exact")[0] / factor
-    return replace(sample, image=image, semantic=semantic, normals=normals, depth=depth)
-
-
-def rotated(sample: SurfaceSample, degrees: float, fill: tuple[float, float, float] = MEAN_COLOUR) -> SurfaceSample:
-    """Turned counterclockwise about the middle in its frame; x and y of the normals, y up, turn along.
-
-    Args:
-        fill: colour of what comes into view.
-    """
-    angle = torch.deg2rad(torch.tensor(degrees))
-    cosine, sine = angle.cos(), angle.sin()
-    height, width = sample.semantic.shape
-    y, x = torch.meshgrid(
-        torch.arange(float(height)) - (height - 1) / 2, torch.arange(float(width)) - (width - 1) / 2, indexing="ij"
-    )
-    # Where a pixel's content comes from; y runs down here.
-    source = torch.stack([(cosine * x - sine * y) * 2 / width, (sine * x + cosine * y) * 2 / height], dim=-1)[None]
-
-    def moved(maps: Tensor, mode: str) -> Tensor:
-        return F.grid_sample(maps[None].float(), source, mode=mode, align_corners=False)[0]
-
-    inside = moved(torch.ones(1, height, width), "nearest") > 0
-    colour = sample.image.new_tensor(fill)[:, None, None]
-    # The distance to the fill is moved: beyond the border it is 0.
-    image = moved(sample.image - colour, "bilinear") + colour
-    semantic = moved(sample.semantic[None], "nearest").long().where(inside, IGNORE)[0]
-    right, up, ahead = moved(sample.normals, "nearest")
-    normals = torch.stack([cosine * right - sine * up, sine * right + cosine * up, ahead])
-    depth = None if sample.depth is None else moved(sample.depth, "nearest")
-    return replace(sample, image=image, semantic=semantic, normals=normals, depth=depth)
-
-
-def cropped(
-    sample: SurfaceSample,
-    top: int,
-    left: int,
-    height: int,
-    width: int,
-    fill: tuple[float, float, float] = MEAN_COLOUR,
-) -> SurfaceSample:
-    """A part of the image; what lies beyond its lower and right border has the colour `fill` and no labels."""
-    sides = [0, max(0, left + width - sample.semantic.shape[1]), 0, max(0, top + height - sample.semantic.shape[0])]
-
-    def part(maps: Tensor, value: float = 0.0) -> Tensor:
-        return F.pad(maps, sides, value=value)[..., top : top + height, left : left + width]
-
-    colour = sample.image.new_tensor(fill)[:, None, None]
-    depth = None if sample.depth is None else part(sample.depth)
-    return replace(
-        sample,
-        image=part(sample.image - colour) + colour,
-        semantic=part(sample.semantic, float(IGNORE)),
-        normals=part(sample.normals),
-        depth=depth,
-    )
-
-
-@dataclass(frozen=True)
-class RandomView:
-    """Random scale, mirror image, turn, and crop, of an image and all its maps alike (the augmentation of NDDR-CNN).
-
-    Args:
-        size: height and width of the crop.
-        scales: least and largest scale.
-        flip: probability of the mirror image.
-        degrees: largest turn to either side; the authors turn nothing.
-        negate_x: see `flipped`.
-        fill: colour of what lies beyond the image.
-
-    Examples:
-        >>> blank = SurfaceSample(
-        ...     torch.rand(3, 40, 60), torch.zeros(40, 60, dtype=torch.long), torch.zeros(3, 40, 60), None, "1"
-        ... )
-        >>> RandomView((32, 32))(blank, torch.Generator().manual_seed(0)).image.shape
-        torch.Size([3, 32, 32])
-    """
-
-    size: tuple[int, int] = (321, 321)
-    scales: tuple[float, float] = (0.5, 1.5)
-    flip: float = 0.5
-    degrees: float = 0.0
-    negate_x: bool = True
-    fill: tuple[float, float, float] = MEAN_COLOUR
-
-    def __call__(self, sample: SurfaceSample, generator: torch.Generator) -> SurfaceSample:
-        scale, mirror, turn, down, across = torch.rand(5, generator=generator).tolist()
-        low, high = self.scales
-        if low != 1 or high != 1:
-            sample = scaled(sample, low + (high - low) * scale)
-        if mirror < self.flip:
-            sample = flipped(sample, self.negate_x)
-        if self.degrees:
-            sample = rotated(sample, self.degrees * (2 * turn - 1), self.fill)
-        spare = [max(0, had - wanted) for had, wanted in zip(sample.semantic.shape, self.size, strict=True)]
-        top, left = (int(share * (rest + 1)) for share, rest in zip((down, across), spare, strict=True))
-        return cropped(sample, top, left, *self.size, self.fill)

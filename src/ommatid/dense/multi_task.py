@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ommatid.classification.draw import picture, save_figure
-from ommatid.data.nyu import encoded_normals
+from ommatid.data.surface_samples import encoded_normals
 from ommatid.dense.draw import save_mask
 from ommatid.dense.normals_metrics import multi_task_gain
 from ommatid.engine.batch import Batch
@@ -95,7 +95,7 @@ class ScenePrediction:
         """The image beside its classes and normals in colours.
 
         Beside the drawing lie `<name>.classes.png`, the number of every pixel's class, and `<name>.normals.png`, three
-        bytes for each normal as `ommatid.data.nyu` reads them.
+        bytes for each normal as `ommatid.data.surface_samples` decodes them.
         """
         path = Path(path)
         draw_scene(self, path)

@@ -12,15 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ommatid.data.nyu import (
-    IGNORE,
-    NYU_FORMATS,
-    RandomView,
-    SurfaceSample,
-    detect_nyu_format,
-    nyu_splits,
-    open_nyu,
-)
+from ommatid.data.nyu import NYU_FORMATS, detect_nyu_format, nyu_splits, open_nyu
+from ommatid.data.surface_augment import RandomView
+from ommatid.data.surface_samples import IGNORE, SurfaceSample
 from ommatid.data.worlds.surfaces import SurfaceWorld
 from ommatid.dense.data import held_out
 from ommatid.dense.multi_task import SceneBatch

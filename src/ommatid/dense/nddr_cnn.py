@@ -21,7 +21,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ommatid.data.images import IMAGENET, read_image
-from ommatid.data.nyu import IGNORE, MEAN_COLOUR
+from ommatid.data.surface_augment import MEAN_COLOUR
+from ommatid.data.surface_samples import IGNORE
 from ommatid.dense.multi_task import SceneBatch, SceneMaps, ScenePrediction
 from ommatid.dense.multi_task_data import SceneData
 from ommatid.dense.normals_metrics import DenseTaskScores, angular_errors

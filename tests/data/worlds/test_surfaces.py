@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ommatid.data.nyu import normals_from_depth, open_nyu
+from ommatid.data.nyu import open_nyu
+from ommatid.data.surface_samples import normals_from_depth
 from ommatid.data.worlds.surfaces import CLASSES, LIGHT, SurfaceWorld
 from ommatid.errors import InputError
 

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from ommatid.data.images import SPLITS
 from ommatid.data.new_folder import new_folder
-from ommatid.data.nyu import LISTS, Camera, SurfaceSample, write_nyu
+from ommatid.data.nyu import LISTS, write_nyu
+from ommatid.data.surface_samples import Camera, SurfaceSample
 from ommatid.errors import InputError, MissingDependency, unknown
 
 CLASSES = ("wide stripes", "narrow stripes", "checks", "dots", "grid")

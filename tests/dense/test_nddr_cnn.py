@@ -9,7 +9,8 @@ from PIL import Image
 
 from ommatid.data.surface_samples import IGNORE
 from ommatid.dense.multi_task_data import SceneData
-from ommatid.dense.nddr_cnn import NDDRCNN, OwnLayers, preprocessed, segmentation_loss, taken
+from ommatid.dense.nddr_cnn import NDDRCNN, OwnLayers, taken
+from ommatid.dense.scene_method import preprocessed
 from ommatid.engine.export import export_method
 from ommatid.engine.fit import evaluate, fit
 from ommatid.engine.recipe import build_optimizer
@@ -136,15 +137,6 @@ def test_backbones_of_timm_are_joined_too():
     assert found.logits.shape == (1, 5, 48, 64)
 
 
-def test_caffes_networks_see_blue_first_and_no_mean():
-    mean = torch.tensor([122.7, 116.7, 104.0]).view(1, 3, 1, 1) / 255
-    images = mean + torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1, 1) / 255
-    torch.testing.assert_close(
-        preprocessed(images, "caffe").flatten(), torch.tensor([3.0, 2.0, 1.0]), atol=1e-4, rtol=0
-    )
-    assert preprocessed(images, "none") is images
-
-
 # --- losses ---
 
 
@@ -167,7 +159,6 @@ def test_a_batch_without_labels_teaches_nothing_and_breaks_nothing(batch):
     loss.backward()
     assert loss == 0
     assert all(not each.grad.any() for each in made.parameters())
-    assert segmentation_loss(torch.zeros(1, 2, 1, 1, dtype=torch.bfloat16), torch.zeros(1, 1, 1).long()) > 0.69
 
 
 # --- training ---

@@ -15,26 +15,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from ommatid.data.images import IMAGENET, read_image
-from ommatid.data.surface_augment import MEAN_COLOUR
-from ommatid.data.surface_samples import IGNORE
-from ommatid.dense.multi_task import SceneBatch, SceneMaps, ScenePrediction
-from ommatid.dense.multi_task_data import SceneData
-from ommatid.dense.normals_metrics import DenseTaskScores, angular_errors
-from ommatid.dense.segmentation_metrics import confusion_matrices
+from ommatid.dense.multi_task import SceneBatch, SceneMaps
+from ommatid.dense.scene_method import Images, SceneMethod, preprocessed
 from ommatid.engine.checkpoint import read_checkpoint
 from ommatid.engine.claim import Arm, Claim, Criterion
 from ommatid.engine.data import DataModule
-from ommatid.engine.method import Method
 from ommatid.engine.recipe import Phase, Recipe
 from ommatid.engine.runs import RunDir
 from ommatid.errors import CheckpointError, InputError
-from ommatid.losses.surface_normals import surface_normal_loss
 from ommatid.nn.layerwise_fusion import (
     FUSIONS,
     LR_FACTORS,
@@ -58,7 +50,6 @@ from ommatid.nn.staged_backbones import (
     timm_stages,
 )
 
-Images = Float[Tensor, "batch 3 height width"]
 Kind = Literal["nddr", "own", "cross-stitch", "channel-stitch", "sluice", "none"]
 TASKS = ("semantic", "normals")
 SINGLE = ("network.backbones.", "network.heads.", "network.shortcuts.")
@@ -76,39 +67,6 @@ class OwnLayers(nn.Module):
         return [layer([each])[0] for layer, each in zip(self.layers, features, strict=True)]
 
 
-def preprocessed(images: Images, kind: str) -> Images:
-    """Images in [0, 1] as a backbone was trained with them.
-
-    Args:
-        kind: "caffe" is blue, green, red, up to 255, minus their mean; "imagenet" in units of standard deviations;
-            "none" as they are.
-
-    Examples:
-        >>> blue = torch.tensor([0.0, 0.0, 1.0]).view(1, 3, 1, 1)
-        >>> preprocessed(blue, "caffe").flatten()
-        tensor([ 151.0000, -116.7000, -122.7000])
-    """
-    if kind == "caffe":
-        return 255 * (images - images.new_tensor(MEAN_COLOUR).view(3, 1, 1)).flip(1)
-    if kind == "imagenet":
-        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in IMAGENET)
-        return (images - mean) / std
-    return images
-
-
-def segmentation_loss(
-    logits: Float[Tensor, "batch class height width"], semantic: Int[Tensor, "batch height width"]
-) -> Float[Tensor, ""]:
-    """Cross-entropy of all pixels that have a class (E6); 0 where none has.
-
-    Examples:
-        >>> segmentation_loss(torch.zeros(1, 2, 1, 1), torch.tensor([[[255]]]))
-        tensor(0.)
-    """
-    total = F.cross_entropy(logits.float(), semantic, ignore_index=IGNORE, reduction="sum")
-    return total / (semantic != IGNORE).sum().clamp(min=1)
-
-
 def taken(layer: nn.Module) -> Float[Tensor, "task task"] | None:
     """Norm of what each task (row) takes of each task's features (column); None of layers without exchange."""
     if isinstance(layer, NDDRLayer):
@@ -122,7 +80,7 @@ def taken(layer: nn.Module) -> Float[Tensor, "task task"] | None:
     return blocks.detach().float().norm(dim=-1)
 
 
-class NDDRCNN(Method):
+class NDDRCNN(SceneMethod):
     """NDDR-CNN (arXiv:1801.08297): two networks that learn, channel by channel, what to take of each other (E1-E8).
 
     One training has two stages: `single_steps` updates of the networks of single tasks, and `joint_steps` of all
@@ -151,8 +109,6 @@ class NDDRCNN(Method):
             the method: fusion layers hardly move without.
     """
 
-    data_module = SceneData
-    monitor = "val/mIoU"
     several_optimizers = True
     embedded = {
         "model": {
@@ -209,7 +165,6 @@ class NDDRCNN(Method):
             raise InputError(f"joint_steps is 0: layers of {fusion!r} would never learn, expected fusion 'none'")
         self.save_hyperparameters(logger=False)
         self.recipe = recipe
-        self.class_names: list[str] = []
         self.alone: dict[str, SharedTrunkNet] = {}
         """The network of each task by itself. Their modules are those of `network`, and registered there."""
         self.network: LayerwiseFusionNet | SharedTrunkNet
@@ -278,8 +233,7 @@ class NDDRCNN(Method):
         return found
 
     def adopt(self, data: DataModule) -> None:
-        assert isinstance(data, SceneData)
-        self.class_names = list(data.class_names)
+        super().adopt(data)
         if self.hparams.singles is not None:
             self.take_over(Path(self.hparams.singles))
 
@@ -323,16 +277,6 @@ class NDDRCNN(Method):
         if number + 1 >= single + joint:
             self.trainer.should_stop = True
 
-    def losses(
-        self, maps: SceneMaps, batch: SceneBatch, normal_weight: float
-    ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-        """What is minimised, apart from weight decay (E8), and its parts (E6, E7)."""
-        parts = {
-            "semantic": segmentation_loss(maps.logits, batch.semantic),
-            "normals": surface_normal_loss(maps.normals, batch.normals, batch.normals_valid),
-        }
-        return parts["semantic"] + normal_weight * parts["normals"], parts
-
     # -- inference --
 
     def forward(self, images: Images) -> SceneMaps:
@@ -345,40 +289,6 @@ class NDDRCNN(Method):
         logits, normals = (resized(found[task], images.shape[2:]) for task in TASKS)
         return SceneMaps(logits, normals)
 
-    @torch.no_grad()
-    def predict(self, image: str | Path) -> ScenePrediction:
-        """Classes and normals of your own image, in its own size.
-
-        Args:
-            image: picture file.
-
-        Raises:
-            InputError: the file is missing or no readable picture.
-        """
-        pixels = read_image(image).float() / 255
-        seen, size = pixels[None], self.hparams.image_size
-        if size is not None:
-            seen = F.interpolate(seen, tuple(size), mode="bilinear", antialias=True, align_corners=False)
-        maps = self.eval()(seen.to(self.device))
-        logits, normals = (resized(each.float(), pixels.shape[1:])[0].cpu() for each in (maps.logits, maps.normals))
-        names = self.class_names or [f"class {number}" for number in range(len(logits))]
-        return ScenePrediction(pixels, logits.argmax(dim=0), F.normalize(normals, dim=0), tuple(names))
-
-    def identity(self, batch: SceneBatch) -> Int[Tensor, "batch"]:
-        return batch.index
-
-    def new_scores(self) -> DenseTaskScores:
-        return DenseTaskScores()
-
-    def score(self, batch: SceneBatch) -> dict[str, Tensor]:
-        """What `DenseTaskScores` gathers (E9-E11)."""
-        maps, known = self(batch.images), batch.semantic != IGNORE
-        classes = self.hparams.num_classes
-        return {
-            "confusion": confusion_matrices(maps.logits.argmax(dim=1), batch.semantic, classes, known),
-            "angles": angular_errors(maps.normals, batch.normals, batch.normals_valid),
-        }
-
     def read_outs(self, data: DataModule) -> dict[str, float]:
         """Norm of what tasks take of each other, relative to what they take of themselves, after every stage."""
         fusions = self.network.fusions if isinstance(self.network, LayerwiseFusionNet) else ()
@@ -389,24 +299,6 @@ class NDDRCNN(Method):
                 own = norms.diagonal().square().sum()
                 found[f"cross_{number}"] = float(((norms.square().sum() - own) / own).sqrt())
         return found
-
-    @classmethod
-    def arguments_from(cls, data: DataModule) -> dict[str, Any]:
-        assert isinstance(data, SceneData)
-        return {"num_classes": len(data.class_names), "image_size": data.size}
-
-    def align(self, data: DataModule) -> None:
-        assert isinstance(data, SceneData)
-        data.use(self.hparams.image_size)
-        found, expected = len(data.class_names), self.hparams.num_classes
-        if found != expected:
-            raise InputError(f"{data.describe()['name']}: found {found} classes, expected the {expected} of training")
-
-    def extras(self) -> dict[str, Any]:
-        return {"class_names": self.class_names}
-
-    def restore_extras(self, extras: dict[str, Any]) -> None:
-        self.class_names = list(extras["class_names"])
 
     def published_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """A joined network of the authors' PyTorch code, their first task being the classes, their second normals."""

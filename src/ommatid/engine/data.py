@@ -70,19 +70,23 @@ class DataModule(LightningDataModule):
         return self._loader(self.evaluated_split, shuffle=False)
 
     def _loader(self, split: str, shuffle: bool) -> DataLoader[Any]:
-        dataset = self.dataset(self.check_split(split))
+        dataset, size = self.dataset(self.check_split(split)), self.batch_size_of(split)
         replicas, rank = self.processes()
         random = getattr(dataset, "draws", False)
         sampler = EpochSampler(dataset, replicas, rank, shuffle=shuffle, seed=self.seed, with_epoch=random)
         return DataLoader(
             SeededSamples(dataset, self.seed) if random else dataset,
-            batch_size=self.batch_size,
+            batch_size=size,
             sampler=sampler,
             collate_fn=_Collate(self.collate),
             generator=sampler.generator,
             **self.loading(),
-            drop_last=shuffle and len(dataset) >= self.batch_size * replicas,  # type: ignore[arg-type]
+            drop_last=shuffle and len(dataset) >= size * replicas,  # type: ignore[arg-type]
         )
+
+    def batch_size_of(self, split: str) -> int:
+        """Samples of a batch of a split; a field whose samples are large where they are evaluated says so here."""
+        return self.batch_size
 
     def processes(self) -> tuple[int, int]:
         """How many processes train, and the number of this one."""

@@ -1,6 +1,5 @@
 """Data of few-shot learning: images of base classes to learn from, episodes of other classes to be judged by."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from ommatid.classification.data import LabelledData
 from ommatid.data.few_shot import FewShotImages, detect_few_shot_format, read_few_shot
@@ -196,12 +195,9 @@ class EpisodeData(LabelledData):
         support, query = (_thumbnails(images) for images in (batch.support, batch.query))
         return episode_accuracy(euclidean_prototype_scores(support, query), batch.labels)[0]
 
-    def _loader(self, split: str, shuffle: bool) -> DataLoader[Any]:
-        """As of any data, but an episode is many images: fewer of them come at once."""
-        self.sets  # noqa: B018  # read once, for the copy below too
-        episodes = copy.copy(self)
-        episodes.batch_size = self.batch_size if split == "train" else self.episodes_per_batch
-        return super(EpisodeData, episodes)._loader(split, shuffle)
+    def batch_size_of(self, split: str) -> int:
+        """An episode is many images: fewer of them come at once."""
+        return self.batch_size if split == "train" else self.episodes_per_batch
 
 
 class BaseImages(Dataset[BaseSample]):

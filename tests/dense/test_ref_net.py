@@ -7,7 +7,8 @@ from dense.made import made
 from ommatid.dense.category_network import CategoryNetwork
 from ommatid.dense.ref_net import RefNet
 from ommatid.dense.reference_data import ReferenceData
-from ommatid.engine.settings import build
+from ommatid.engine.settings import build, merge
+from ommatid.engine.sweep import Job, run_job
 from ommatid.errors import InputError
 from ommatid.losses.dice import dice_loss
 
@@ -181,3 +182,26 @@ def test_the_rival_learns_from_all_categories_at_once(batch):
 
 def test_the_rival_has_an_output_for_every_category(data):
     assert CategoryNetwork.arguments_from(data) == {"image_size": 16, "categories": 3}
+
+
+def test_the_rival_is_pasted_with_all_its_objects(data):
+    torch.manual_seed(0)
+    method = CategoryNetwork(categories=3, image_size=16, network="unet", widths=[4, 8], paste=1.0)
+    step = next(iter(data.train_dataloader()))
+    changed, few = method.composited(step), step.labelled
+    objects = (few.maps > 0)[:, None].expand_as(few.images)
+    assert torch.equal(changed.images[objects], few.images[objects])
+    assert not torch.equal(changed.images[~objects], few.images[~objects])
+    assert torch.equal(changed.maps, few.maps)
+
+
+@pytest.mark.parametrize(
+    ("claim", "arm"), [(claim, arm) for claim in RefNet.claims for arm in claim.arms if "3" not in arm]
+)
+def test_every_arm_trains_and_is_scored(claim, arm):
+    given = claim.arms[arm]
+    model = merge(claim.model, given.model, {"widths": [4, 8]})
+    small = {"world": {**WORLD, "categories": 12 if "12" in arm else 3}, "size": 16, "steps_per_epoch": 2}
+    data = merge(claim.data, given.data, small, {"batch_size": 4, "labelled_batch": 2, "shots": 1})
+    job = Job(given.method or "ommatid.dense.ref_net:RefNet", model, data, {"max_epochs": 2}, 0, "test")
+    assert set(claim.shown) <= set(run_job(job).metrics)

@@ -1,5 +1,6 @@
 """The rival of references: a network with one output for each category, which can tell none but those."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from ommatid.dense.ref_net import RefNet
 from ommatid.dense.reference_data import IGNORED, ReferenceData
 from ommatid.dense.reference_task import ReferenceBatch
 from ommatid.dense.segmenter import Probabilities
-from ommatid.dense.task import MaskBatch
+from ommatid.dense.task import BoundaryBatch, MaskBatch
 from ommatid.engine.data import DataModule
 from ommatid.engine.recipe import Recipe
 
@@ -25,6 +26,7 @@ class CategoryNetwork(RefNet):
     Args:
         categories: how many there are.
         image_size, network, backbone, pretrained, widths, recipe: as of `RefNet`.
+        paste: share of labelled images of which all objects get a background from the source.
     """
 
     claims = ()
@@ -37,6 +39,7 @@ class CategoryNetwork(RefNet):
         backbone: str = "resnet101",
         pretrained: bool = False,
         widths: list[int] = [16, 32, 64],  # noqa: B006  (plain values for the command line; never changed)
+        paste: float = 0.0,
         recipe: Recipe = Recipe("adam", lr=1e-3, schedule="constant"),
     ) -> None:
         self.categories = categories
@@ -46,7 +49,7 @@ class CategoryNetwork(RefNet):
             backbone,
             pretrained,
             widths,
-            boundary=BoundarySettings(judges=[], critic_blocks=0, self_weight=0.0),
+            boundary=BoundarySettings(judges=[], critic_blocks=0, self_weight=0.0, paste=paste),
             recipe=recipe,
         )
         self.save_hyperparameters(logger=False)
@@ -66,6 +69,12 @@ class CategoryNetwork(RefNet):
         found = self.network(batch.images).float().softmax(dim=1)
         asked = batch.category[:, None, None, None].expand(-1, 1, *found.shape[2:])
         return found.gather(1, asked)
+
+    def composited(self, batch: BoundaryBatch) -> MaskBatch:
+        few = batch.labelled
+        assert isinstance(few, ReferenceBatch)
+        objects = ((few.maps > 0) & (few.maps != IGNORED))[:, None].float()
+        return super().composited(replace(batch, labelled=replace(few, masks=objects)))
 
     def labelled_loss(self, batch: MaskBatch) -> Float[Tensor, ""]:
         assert isinstance(batch, ReferenceBatch)

@@ -77,7 +77,7 @@ class DuoWorld:
     source: int = 600
     size: int = 64
     noise: float = 0.03
-    contrast: float = 0.3
+    contrast: float = 0.6
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -127,6 +127,23 @@ def test_images_with_masks_are_written_and_check_clean(name, formats, tmp_path, 
     assert "image" in found["records"][0]["record"]
 
 
+def test_volumes_are_written_and_check_clean(tmp_path, capsys, monkeypatch):
+    from ommatid.data.worlds import phantoms
+
+    few = phantoms.PhantomWorld(dimensions=3, train=3, val=2, test=2, size=16)
+    monkeypatch.setattr(phantoms, "PhantomWorld", lambda seed: few)
+    root = tmp_path / "phantoms"
+    assert datasets.make(ask(name="world-phantoms", out=str(root))) == 0
+    capsys.readouterr()
+    code, found = checked(capsys, root)
+    assert (code, found["format"], found["faults"]) == (0, "nnunet", 0)
+    assert found["splits"]["test"] == {"volumes": 2, "classes": 4, "organs": 9}
+    next((root / "labelsTs").glob("*.nii.gz")).write_bytes(b"no volume")
+    code, found = checked(capsys, root)
+    assert code == 1
+    assert "labelsTs" in found["records"][0]["found"]
+
+
 def test_videos_all_around_are_written_and_check_clean(tmp_path, capsys, monkeypatch):
     from ommatid.data.worlds import sphere
 

@@ -20,9 +20,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from packs import fashion_mnist, heads, icons, nuclei, panoramas
+from packs import ct, fashion_mnist, heads, icons, nuclei, panoramas
 
 PACKS = {
+    "ct": ct.pack,
     "fashion_mnist": fashion_mnist.pack,
     "heads": heads.pack,
     "icons": icons.pack,

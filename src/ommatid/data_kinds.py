@@ -27,6 +27,7 @@ from ommatid.data.saliency_videos import (
     saliency_splits,
 )
 from ommatid.data.video import SUFFIXES as VIDEO_SUFFIXES
+from ommatid.data.volumes import VOLUME_FORMATS, VolumeFiles, detect_volume_format, open_volumes, volume_splits
 from ommatid.data.zero_shot import ZERO_SHOT_FORMATS, detect_zero_shot_format, open_zero_shot
 from ommatid.errors import InputError
 from ommatid.grounding.emotions import check_emotions, holds_emotions, read_emotions, summarise_emotions
@@ -78,6 +79,7 @@ def kinds_of_data() -> dict[str, Callable[[Path, str], tuple[list[Fault], Splits
         "few-shot": episodes.examine,
         **{name: Kind(_read_scenes, _scene_faults, _count_classes, _of(name)).examine for name in NYU_FORMATS},
         "saliency": Kind(_read_saliency, _saliency_faults, _count_saliency, _one_of(SALIENCY_FORMATS)).examine,
+        **{name: Kind(_read_volumes, _volume_faults, _count_volumes, _of(name)).examine for name in VOLUME_FORMATS},
         "masks": Kind(_read_masks, _mask_faults, _count_masks, _one_of(MASK_FORMATS)).examine,
         **{name: Kind(_read_described, _no_faults, _count_described, _of(name)).examine for name in ZERO_SHOT_FORMATS},
     }
@@ -103,6 +105,8 @@ def detect(root: Path) -> str:
         if _holds_new_classes(root):
             return "few-shot"
         if (format := _format_of(detect_nyu_format, root)) is not None:
+            return format
+        if (format := _format_of(detect_volume_format, root)) is not None:
             return format
         if _holds_saliency(root):
             return "saliency"
@@ -305,6 +309,18 @@ def _read_scenes(root: Path, format: str) -> Splits:
 
 def _scene_faults(root: Path, split: str, part: Any) -> Iterator[Fault]:
     return _unreadable(root, part, f"{split} image")
+
+
+def _read_volumes(root: Path, format: str) -> Splits:
+    return {split: open_volumes(root, split, format) for split in volume_splits(root)}
+
+
+def _volume_faults(root: Path, split: str, part: VolumeFiles) -> Iterator[Fault]:
+    return _unreadable(root, part, f"{split} volume")
+
+
+def _count_volumes(part: VolumeFiles) -> dict[str, Any]:
+    return {"volumes": len(part), "classes": len(part.class_names), "organs": len(part.organ_names)}
 
 
 def _read_saliency(root: Path, format: str) -> Splits:

@@ -26,6 +26,7 @@ WORLDS = {
     "world-cutouts": ("cutouts", "CutoutWorld", "folder"),
     "world-duos": ("duos", "DuoWorld", "folder"),
     "world-tissue": ("tissue", "TissueWorld", "folder"),
+    "world-phantoms": ("phantoms", "PhantomWorld", "nnunet"),
     "world-sphere": ("sphere", "SphereWorld", "wild360"),
     "world-surfaces": ("surfaces", "SurfaceWorld", "nyu"),
 }

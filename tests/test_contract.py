@@ -24,6 +24,7 @@ LEARNING = {
     "cmi": {"generator_steps": 30, "kd_steps": 30, "synthesis_batch": 32, "kd_batch": 32, "teacher_steps": 30},
     "cosoc": {"exemplar_share": 0.0},
     "dcin-tel": {"hidden_dim": 32, "recipe": {"lr": 1e-2}},
+    "deepstationing": {"organs": "truth", "kept": None, "steps": 36, "widths": [8, 16], "recipe": {"lr": 2e-2}},
     "kdexplainer": {"teacher_steps": 100, "dropout": 0.0, "crop_pad": 0, "recipe": {"lr": 1e-2}},
     "paver": {"released_losses": True},
     "sa-gan": {"embedding_dim": 64, "embedding_steps": 20, "classifier_steps": 300, "classifier_lr": 0.05},

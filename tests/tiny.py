@@ -65,6 +65,19 @@ TINY: dict[str, dict[str, dict[str, Any]]] = {
         "data": {"train_clips": 40, "test_clips": 8, "held_out": 1, "batch_size": 8},
         "trainer": {"max_epochs": 1, "max_steps": -1},
     },
+    "deepstationing": {
+        "model": {
+            "kept": 3,
+            "widths": [4, 8],
+            "folds": 2,
+            "organ_steps": 3,
+            "search_steps": 2,
+            "steps": 4,
+            "recipe": {"lr": 1e-2},
+        },
+        "data": {"world": {"dimensions": 2, "train": 12, "val": 2, "test": 6, "size": 16}, "batch_size": 2},
+        "trainer": {"max_epochs": 1, "check_val_every_n_epoch": 1},
+    },
     "dscnet": {
         "model": {"hidden_dim": 16, "code_dim": 16, "clusters": 4},
         **STANDARD,

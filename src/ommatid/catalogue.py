@@ -106,6 +106,20 @@ CATALOGUE = (
         year=2022,
     ),
     Entry(
+        name="deepstationing",
+        title="DeepStationing: Thoracic Lymph Node Station Parsing in CT Scans using Anatomical Context Encoding and Key "
+        "Organ Auto-Search",
+        field="dense",
+        target="ommatid.dense.deep_stationing:DeepStationing",
+        embedded="world-phantoms",
+        summary="Parse regions of a volume that only the organs around them define, and search which organs matter.",
+        arxiv="2109.09271",
+        authors="Guo, D. and Ye, X. and Ge, J. and Di, X. and Lu, L. and Huang, L. and Xie, G. and Xiao, J. and Lu, Z. "
+        "and Peng, L. and Yan, S. and Jin, D.",
+        venue="MICCAI",
+        year=2021,
+    ),
+    Entry(
         name="dscnet",
         title="Unsupervised Temporal Video Grounding with Deep Semantic Clustering",
         field="grounding",

@@ -52,7 +52,7 @@ def test_the_published_size_builds():
     assert made.network.heads[0].out_channels == 13
 
 
-@pytest.mark.parametrize(("kind", "seen"), zip(KINDS, [8, 8, 8, 8, 0], strict=True))
+@pytest.mark.parametrize(("kind", "seen"), list(zip(KINDS, [8, 8, 8, 8, 0], strict=True)))
 def test_the_station_network_sees_a_map_of_every_organ(kind, seen):
     made = stationing(organs=kind, **ALL)
     assert made.network.down[0][0].in_channels == 1 + seen
@@ -184,7 +184,7 @@ def test_an_open_gate_costs_its_probability():
         made.adopt(data)
         batch = next(iter(made.training_loader()))
         losses = {}
-        made.update = lambda name, loss, losses=losses: losses.update({name: float(loss)})
+        made.update = lambda name, loss, losses=losses: losses.update({name: float(loss.detach())})
         made.report = lambda **losses: None
         torch.manual_seed(0)
         made.search(batch, 0)

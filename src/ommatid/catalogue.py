@@ -107,8 +107,8 @@ CATALOGUE = (
     ),
     Entry(
         name="deepstationing",
-        title="DeepStationing: Thoracic Lymph Node Station Parsing in CT Scans using Anatomical Context Encoding and Key "
-        "Organ Auto-Search",
+        title="DeepStationing: Thoracic Lymph Node Station Parsing in CT Scans using Anatomical Context Encoding and "
+        "Key Organ Auto-Search",
         field="dense",
         target="ommatid.dense.deep_stationing:DeepStationing",
         embedded="world-phantoms",
@@ -258,7 +258,7 @@ CATALOGUE = (
         field="dense",
         target="ommatid.dense.ref_net:RefNet",
         embedded="world-duos",
-        summary="Show one outlined object and find its kind in other pictures; boundaries are learnt from other things.",
+        summary="Show one outlined object and find its kind in other pictures; boundaries are learnt elsewhere.",
         arxiv="2108.01075",
         authors="Cheng, L. and Feng, Z. and Wang, X. and Liu, Y. and Lei, J. and Song, M.",
         venue="IJCAI",

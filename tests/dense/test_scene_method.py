@@ -4,7 +4,7 @@ import torch
 
 from ommatid.dense.multi_task_data import SceneData
 from ommatid.dense.nddr_cnn import NDDRCNN
-from ommatid.dense.scene_method import SceneMethod, preprocessed, segmentation_loss
+from ommatid.dense.scene_method import SceneMethod, preprocessed
 
 
 def test_caffes_networks_see_blue_first_and_no_mean():
@@ -14,14 +14,6 @@ def test_caffes_networks_see_blue_first_and_no_mean():
         preprocessed(images, "caffe").flatten(), torch.tensor([3.0, 2.0, 1.0]), atol=1e-4, rtol=0
     )
     assert preprocessed(images, "none") is images
-
-
-def test_classes_are_scored_by_pixels_that_have_one():
-    logits = torch.tensor([[[[5.0, 0.0, 9.0]], [[0.0, 5.0, 0.0]]]])
-    alone = segmentation_loss(logits[..., :2], torch.tensor([[[0, 1]]]))
-    torch.testing.assert_close(segmentation_loss(logits, torch.tensor([[[0, 1, 255]]])), alone)
-    halves = torch.zeros(1, 2, 1, 1, dtype=torch.bfloat16)
-    assert segmentation_loss(halves, torch.zeros(1, 1, 1).long()) > 0.69
 
 
 def test_names_of_classes_are_kept_with_the_network():

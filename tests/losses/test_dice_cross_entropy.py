@@ -94,3 +94,11 @@ def test_half_precision_is_computed_in_single(dtype):
     logits, labels = case()
     assert torch.isfinite(dice_cross_entropy(1000 * logits.to(dtype), labels))
     assert dice_cross_entropy(logits.to(dtype), labels).dtype == torch.float32
+
+
+def test_cross_entropy_is_of_what_has_a_class():
+    logits = torch.tensor([[[[5.0, 0.0, 9.0]], [[0.0, 5.0, 0.0]]]])
+    alone = label_cross_entropy(logits[..., :2], torch.tensor([[[0, 1]]]))
+    torch.testing.assert_close(label_cross_entropy(logits, torch.tensor([[[0, 1, 255]]])), alone)
+    halves = torch.zeros(1, 2, 1, 1, dtype=torch.bfloat16)
+    assert label_cross_entropy(halves, torch.zeros(1, 1, 1).long()) > 0.69

@@ -18,6 +18,7 @@ from ommatid.dense.segmentation_metrics import confusion_matrices
 from ommatid.engine.data import DataModule
 from ommatid.engine.method import Method
 from ommatid.errors import InputError
+from ommatid.losses.dice_cross_entropy import label_cross_entropy
 from ommatid.losses.surface_normals import surface_normal_loss
 from ommatid.nn.layerwise_fusion import resized
 
@@ -42,19 +43,6 @@ def preprocessed(images: Images, kind: str) -> Images:
         mean, std = (images.new_tensor(values).view(3, 1, 1) for values in IMAGENET)
         return (images - mean) / std
     return images
-
-
-def segmentation_loss(
-    logits: Float[Tensor, "batch class height width"], semantic: Int[Tensor, "batch height width"]
-) -> Float[Tensor, ""]:
-    """Cross-entropy of all pixels that have a class (NDDR-CNN, E6); 0 where none has.
-
-    Examples:
-        >>> segmentation_loss(torch.zeros(1, 2, 1, 1), torch.tensor([[[255]]]))
-        tensor(0.)
-    """
-    total = F.cross_entropy(logits.float(), semantic, ignore_index=IGNORE, reduction="sum")
-    return total / (semantic != IGNORE).sum().clamp(min=1)
 
 
 class SceneMethod(Method):
@@ -98,7 +86,7 @@ class SceneMethod(Method):
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
         """What is minimised, apart from weight decay, and its parts (NDDR-CNN, E6-E8)."""
         parts = {
-            "semantic": segmentation_loss(maps.logits, batch.semantic),
+            "semantic": label_cross_entropy(maps.logits, batch.semantic),
             "normals": surface_normal_loss(maps.normals, batch.normals, batch.normals_valid),
         }
         return parts["semantic"] + normal_weight * parts["normals"], parts

@@ -118,7 +118,7 @@ def test_checkpoint_round_trip_gives_equal_predictions(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("kills", [8, pytest.param(200, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kills", [4, pytest.param(200, marks=pytest.mark.soak)])
 def test_kills_at_random_moments_never_change_the_outcome(name, kills, tmp_path):
     """However often it is killed and resumed, a run ends with the weights of an uninterrupted one."""
     epochs = max(4, kills // 10)

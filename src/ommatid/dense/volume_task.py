@@ -7,11 +7,9 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ommatid.data.volume_files import Volume
+from ommatid.data.volumes import UNKNOWN as UNKNOWN
+from ommatid.data.volumes import Volume
 from ommatid.engine.batch import Batch
-
-UNKNOWN = 255
-"""Label of voxels whose class nobody knows."""
 
 
 @dataclass

@@ -19,7 +19,6 @@ demo: setup
 	$(BIN)/ommatid demo
 
 test: setup lint
-	$(BIN)/mkdocs build --quiet --strict --site-dir build/site
 	$(BIN)/pytest --numprocesses $(JOBS) --dist worksteal
 
 lint: setup

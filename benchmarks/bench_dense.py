@@ -1,4 +1,4 @@
-"""One adversarial step of boundary learning beside a supervised one, and windows of a large image."""
+"""One adversarial step of boundary learning beside a supervised one, and windows of large images and volumes."""
 
 from typing import Any
 
@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from ommatid.dense.boundary import BoundarySettings
+from ommatid.dense.organ_maps import windowed
 from ommatid.dense.task import BoundaryBatch, MaskBatch
 from ommatid.dense.trans_net import TransNet
 from ommatid.dense.windows import WholeImage, map_in_bands
+from ommatid.nn.unet_nd import UNetND
 
 SIZE, BATCH = 64, 16
 STEPS: dict[str, dict[str, Any]] = {
@@ -67,3 +69,11 @@ def test_windows_of_a_large_image(benchmark, overlap):
         return sum(len(found) for _, _, found in map_in_bands(method, image, 128, overlap))
 
     assert benchmark(segment) == 1024
+
+
+@pytest.mark.parametrize("patch", [None, (32, 32, 24)], ids=["whole", "windows that overlap by half"])
+def test_a_volume_of_660_000_voxels(benchmark, patch):
+    network = UNetND(3, 1, 13, (8, 16, 32)).eval()
+    volume = torch.rand(1, 1, 96, 96, 72)
+    with torch.no_grad():
+        assert benchmark(lambda: windowed(network, volume, patch)).shape == (1, 13, 96, 96, 72)

@@ -12,9 +12,9 @@ from ommatid.data.new_folder import new_folder
 from ommatid.data.sentences import ENCODERS, SentenceEncoder
 from ommatid.data.video import SUFFIXES as VIDEO_SUFFIXES
 from ommatid.data_kinds import detect, kinds_of_data
-from ommatid.engine.checkpoint import write_aside
 from ommatid.engine.settings import json_text, to_plain
 from ommatid.errors import InputError, unknown
+from ommatid.files import write_aside
 from ommatid.grounding.emotion_data import write_subtitles
 
 WORLDS = {

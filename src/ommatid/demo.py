@@ -147,7 +147,7 @@ def _train_teacher(path: Path, budget: Budget) -> float:
     from safetensors.torch import save_file
 
     from ommatid.classification.data import ImageData
-    from ommatid.engine.checkpoint import write_aside
+    from ommatid.files import write_aside
     from ommatid.transfer.cmi import CMI
     from ommatid.transfer.networks import accuracy, build_classifier, train_classifier
 

@@ -174,7 +174,7 @@ def test_faulty_entries_of_something_v2_are_named(something_v2):
         with pytest.raises(InputError, match=rf"own\.json, entry 2: .*{said}"):
             read_something_v2(file, labels, something_v2)
     file.write_text('[\n{"id": "1",\n]')
-    with pytest.raises(InputError, match=r"own\.json, line 3: found .*, expected json"):
+    with pytest.raises(InputError, match=r"own\.json: not readable as JSON \(line 3: .*\), expected a list"):
         read_something_v2(file, labels, something_v2)
     file.write_text("{}")
     with pytest.raises(InputError, match=r"own\.json: found a dict, expected a list"):

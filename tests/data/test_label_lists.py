@@ -200,7 +200,11 @@ def test_faulty_coco_records_are_named(tmp_path, changes, message):
 def test_what_is_no_coco_json_is_refused(tmp_path):
     (tmp_path / "train2014").mkdir()
     file = write(tmp_path / "annotations" / "instances_train2014.json", "{", '"images": ]')
-    refused("instances_train2014.json, line 2: found Expecting value, expected json", read_coco, file)
+    refused(
+        "2014.json: not readable as JSON (line 2: Expecting value), expected annotations of COCO",
+        read_coco,
+        file,
+    )
     refused("found a list, expected an object with images and annotations", read_coco, write(file, "[]"))
     file.write_bytes(b"\xff\xfe\x00")
     refused("found bytes that are no text (UTF-8), expected annotations of COCO", read_coco, file)

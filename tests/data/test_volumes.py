@@ -162,7 +162,7 @@ def test_what_does_not_fit_is_named(root):
     save(root / "labelsTr" / "lung_01.nii.gz", np.zeros((6, 5, 4), np.uint8))
     refused(r"lung_01.nii.gz: found a map without an image")
     (root / "dataset.json").write_text("{")
-    refused(r"dataset.json: found no readable JSON")
+    refused(r"dataset.json: not readable as JSON")
 
 
 def test_other_folders_are_told_in_one_sentence(root, tmp_path):

@@ -88,11 +88,25 @@ def test_critics_are_not_asked_about_empty_masks():
     assert method.worth_judging(predicted).tolist() == [False, True, False]
 
 
-def test_pasted_images_keep_their_references(data):
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(lambda: ref_net(paste=1.0), id="ref-net"),
+        pytest.param(
+            lambda: CategoryNetwork(categories=3, image_size=16, network="unet", widths=[4, 8], paste=1.0), id="rival"
+        ),
+    ],
+)
+def test_images_are_pasted_with_all_their_objects(method, data):
+    """Not only with those that are asked for: the others are what these have to be told from."""
+    torch.manual_seed(0)
     step = next(iter(data.train_dataloader()))
-    method = ref_net(paste=1.0)
-    changed = method.composited(step)
-    assert torch.equal(changed.references, step.labelled.references)
+    changed, few = method().composited(step), step.labelled
+    objects = (few.maps > 0)[:, None].expand_as(few.images)
+    assert torch.equal(changed.images[objects], few.images[objects])
+    assert not torch.equal(changed.images[~objects], few.images[~objects])
+    for name in ("maps", "masks", "references", "reference_masks"):
+        assert torch.equal(getattr(changed, name), getattr(few, name)), name
 
 
 def test_a_step_makes_finite_updates_of_critics_and_segmenter(data):
@@ -182,17 +196,6 @@ def test_the_rival_learns_from_all_categories_at_once(batch):
 
 def test_the_rival_has_an_output_for_every_category(data):
     assert CategoryNetwork.arguments_from(data) == {"image_size": 16, "categories": 3}
-
-
-def test_the_rival_is_pasted_with_all_its_objects(data):
-    torch.manual_seed(0)
-    method = CategoryNetwork(categories=3, image_size=16, network="unet", widths=[4, 8], paste=1.0)
-    step = next(iter(data.train_dataloader()))
-    changed, few = method.composited(step), step.labelled
-    objects = (few.maps > 0)[:, None].expand_as(few.images)
-    assert torch.equal(changed.images[objects], few.images[objects])
-    assert not torch.equal(changed.images[~objects], few.images[~objects])
-    assert torch.equal(changed.maps, few.maps)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ from ommatid.engine.checkpoint import (
     Checkpoint,
     read_checkpoint,
     read_foreign,
-    write_aside,
     write_checkpoint,
 )
 from ommatid.errors import CheckpointError
@@ -50,31 +49,6 @@ class Bomb:
 
 
 # -- writing --
-
-
-@pytest.mark.parametrize("before", [None, "the old content"])
-def test_failed_writing_leaves_what_was_there_and_nothing_else(tmp_path, before):
-    path = tmp_path / "file.txt"
-    if before:
-        path.write_text(before)
-
-    def fail(aside: Path) -> None:
-        aside.write_text("half of the new con")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_aside(path, fail)
-    assert [file.name for file in tmp_path.iterdir()] == ([path.name] if before else [])
-    assert not before or path.read_text() == before
-
-
-def test_the_file_appears_only_when_it_is_complete(tmp_path):
-    path = tmp_path / "deep" / "file.txt"
-    seen = []
-    write_aside(path, lambda aside: (aside.write_text("all"), seen.append(path.exists())))
-    assert seen == [False]
-    assert path.read_text() == "all"
-    assert path.stat().st_mode & 0o777 == 0o644
 
 
 def test_a_checkpoint_is_safetensors_with_its_settings_in_the_header(tmp_path):

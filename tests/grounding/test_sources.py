@@ -200,7 +200,7 @@ def test_settings_of_an_extractor_are_completed_and_stand_beside_a_single_file(f
         ('{"fps": "two"}', "fps must be float, found 'two'"),
         ('{"speed": 2}', "unknown argument of Extractor 'speed'"),
         ("[1]", "found a list, expected the settings of an extractor"),
-        ("{", "not readable as JSON, expected the settings of an extractor"),
+        ("{", "double quotes), expected the settings of an extractor"),
         ('{"weights": [1]}', "weights"),
     ],
 )

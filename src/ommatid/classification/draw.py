@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ommatid.engine.checkpoint import write_aside
+from ommatid.files import write_aside
 
 
 def draw_classification(

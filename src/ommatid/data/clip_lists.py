@@ -18,7 +18,6 @@ each reader can be called with files of its own as well. A video that a list nam
 """
 
 import csv
-import json
 import os
 import re
 from collections import defaultdict
@@ -32,6 +31,7 @@ from ommatid.data.images import SPLITS, existing_folder, is_clutter
 from ommatid.data.images import SUFFIXES as IMAGE_SUFFIXES
 from ommatid.data.video import SUFFIXES
 from ommatid.errors import InputError, unknown
+from ommatid.files import numbered_lines, read_json
 
 CLIP_FORMATS = ("kinetics", "something-v2", "something-v1", "ucf101", "hmdb51", "list", "folder")
 _PLACES = ("", "annotations", "labels", "ucfTrainTestlist", "testTrainMulti_7030_splits")
@@ -255,7 +255,7 @@ def read_something_v2(file: str | Path, labels: str | Path, videos: str | Path, 
     file, labels = Path(file), Path(labels)
     names = _something_v2_classes(labels)
     label_of = {name: label for label, name in enumerate(names)}
-    entries = _json(file)
+    entries = read_json(file, "a list of the data set")
     if not isinstance(entries, list):
         raise InputError(f"{file}: found a {type(entries).__name__}, expected a list of entries")
     rows = []
@@ -280,10 +280,10 @@ def read_something_v1(file: str | Path, labels: str | Path, videos: str | Path, 
             missing.
     """
     file, labels = Path(file), Path(labels)
-    names = tuple(sorted({text for _, text in _lines(labels)}))
+    names = tuple(sorted({text for _, text in numbered_lines(labels)}))
     label_of = {name: label for label, name in enumerate(names)}
     rows = []
-    for line, text in _lines(file):
+    for line, text in numbered_lines(file):
         video, _, template = (part.strip() for part in text.partition(";"))
         if not video or template not in label_of:
             raise InputError(f"{file}, line {line}: found {_short(text)}, expected id;template, one of {labels}")
@@ -310,7 +310,7 @@ def read_ucf101(
     label_of = {name: label for label, name in enumerate(names)}
     file = lists / f"{split}list{fold:02d}.txt"
     rows = []
-    for line, text in _lines(file):
+    for line, text in numbered_lines(file):
         path, _, number = text.partition(" ")
         class_name, slash, video = path.partition("/")
         if not slash or class_name not in label_of:
@@ -347,7 +347,7 @@ def read_hmdb51(
     wanted = {"train": "1", "test": "2"}[split]
     rows = []
     for label, file in enumerate(files):
-        for line, text in _lines(file):
+        for line, text in numbered_lines(file):
             video, _, flag = text.rpartition(" ")
             if not video or flag not in ("0", "1", "2"):
                 raise InputError(f"{file}, line {line}: found {_short(text)}, expected video.avi and 0, 1 or 2")
@@ -422,7 +422,7 @@ def _kinetics_files(root: Path) -> list[Path]:
 
 
 def _something_v2_classes(labels: Path) -> tuple[str, ...]:
-    table = _json(labels)
+    table = read_json(labels, "a list of the data set")
     if not isinstance(table, dict):
         raise InputError(f"{labels}: found a {type(table).__name__}, expected an object of template and index")
     order = {str(index): name for name, index in table.items()}
@@ -434,7 +434,7 @@ def _something_v2_classes(labels: Path) -> tuple[str, ...]:
 
 def _ucf101_classes(file: Path) -> tuple[str, ...]:
     names: list[str] = []
-    for line, text in _lines(file):
+    for line, text in numbered_lines(file):
         number, _, name = text.partition(" ")
         if number != str(len(names) + 1) or not name:
             raise InputError(f"{file}, line {line}: found {_short(text)}, expected {len(names) + 1} and a class")
@@ -449,7 +449,7 @@ def _train_or_test(split: str) -> None:
 
 def _list_rows(file: Path) -> Iterator[tuple[int, str, int | None, int]]:
     """Line, path, number of frames and label; a path may hold blanks."""
-    for line, text in _lines(file):
+    for line, text in numbered_lines(file):
         path, _, label = text.rpartition(" ")
         frames = None
         if path and Path(path).suffix.lower() not in SUFFIXES:
@@ -483,7 +483,7 @@ def _list_files(root: Path, fold: int) -> dict[str, Path]:
 def _list_classes(root: Path, files: Iterable[Path]) -> tuple[str, ...]:
     for name in ("classes.txt", "category.txt"):
         if table := _files(root, name):
-            return tuple(text for _, text in _lines(table[0]))
+            return tuple(text for _, text in numbered_lines(table[0]))
     return _numbers(label for file in files for _, _, _, label in _list_rows(file))
 
 
@@ -589,31 +589,9 @@ def _holds_frames(folder: Path) -> bool:
     )
 
 
-def _lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Number and text of every line that is not blank."""
-    if not file.is_file():
-        raise InputError(f"{file}: found no such file, expected a list of the data set")
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: found bytes that are no text (UTF-8), expected a list of the data set") from error
-    yield from ((number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip())
-
-
 def _first_line(file: Path) -> list[str]:
     with file.open(encoding="utf-8-sig", errors="replace") as stream:
         return re.findall(r"\w+", stream.readline())
-
-
-def _json(file: Path) -> Any:
-    if not file.is_file():
-        raise InputError(f"{file}: found no such file, expected a json of the data set")
-    try:
-        return json.loads(file.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{file}, line {error.lineno}: found {error.msg}, expected json") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: found bytes that are no text (UTF-8), expected json") from error
 
 
 def _short(entry: Any) -> str:

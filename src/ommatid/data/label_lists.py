@@ -20,7 +20,6 @@ then the number of images that were used should be reported, as it differs betwe
 
 import csv
 import io
-import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from torch import Tensor
 
 from ommatid.data.images import SPLITS, SUFFIXES, existing_folder, is_clutter
 from ommatid.errors import InputError, unknown
+from ommatid.files import numbered_lines, read_json, read_text
 
 LABEL_FORMATS = ("coco", "nus-wide", "csv")
 _SPLIT_NAMES = {
@@ -152,7 +152,7 @@ def read_coco(
             (its number, from 1, is named), images are missing, or none is left.
     """
     file = Path(file)
-    content = read_json(file)
+    content = read_json(file, "annotations of COCO")
     if not isinstance(content, dict):
         raise InputError(f"{file}: found a {type(content).__name__}, expected an object with images and annotations")
     names = coco_classes(file, content)
@@ -392,7 +392,7 @@ def _nus_wide_image(file: Path, line: int, text: str) -> str:
 
 
 def _flags(file: Path, count: int, images: Path) -> Bool[np.ndarray, "image"]:
-    rows = _text(file, "labels of NUS-WIDE").rstrip().splitlines()
+    rows = read_text(file, "labels of NUS-WIDE").rstrip().splitlines()
     # Of 81 files with more than a hundred thousand rows each: compared as arrays, and searched only if one is faulty.
     flags = np.array([row.strip() for row in rows], dtype=str)
     known = (flags == "0") | (flags == "1")
@@ -498,7 +498,7 @@ def _refuse_other_columns(table: _Table, names: Sequence[str]) -> None:
 
 def _csv_rows(file: Path) -> list[tuple[int, list[str]]]:
     """Number and cells of every line that is not blank, the header at least."""
-    reader = csv.reader(io.StringIO(_text(file, "a csv of images and labels")), strict=True)
+    reader = csv.reader(io.StringIO(read_text(file, "a csv of images and labels")), strict=True)
     try:
         rows = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
     except csv.Error as error:
@@ -522,33 +522,6 @@ def refuse_repeated(file: Path, names: Sequence[str]) -> None:
     if len(set(names)) < len(names):
         name = next(name for index, name in enumerate(names) if name in names[:index])
         raise InputError(f"{file}: found the class {name!r} twice, expected classes of different names")
-
-
-def _text(file: Path, expected: str) -> str:
-    if not file.is_file():
-        raise InputError(f"{file}: found no such file, expected {expected}")
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: found bytes that are no text (UTF-8), expected {expected}") from error
-
-
-def numbered_lines(file: Path) -> Iterable[tuple[int, str]]:
-    """Number and text of every line that is not blank."""
-    lines = _text(file, "a list of the data set").splitlines()
-    return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
-
-
-def read_json(file: Path) -> Any:
-    """What a JSON file of annotations holds.
-
-    Raises:
-        InputError: the file is missing or damaged.
-    """
-    try:
-        return json.loads(_text(file, "annotations of COCO"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{file}, line {error.lineno}: found {error.msg}, expected json") from error
 
 
 def shortened(entry: Any) -> str:

@@ -14,8 +14,6 @@ from ommatid.data.label_lists import (
     coco_files,
     coco_images,
     json_records,
-    numbered_lines,
-    read_json,
     shortened,
 )
 from ommatid.data.mask_formats import Listing, MaskFormat, Parts, Record, both, existing, file_map, refuse_strays
@@ -30,6 +28,7 @@ from ommatid.data.mask_maps import (
     soft_mask,
 )
 from ommatid.errors import InputError
+from ommatid.files import numbered_lines, read_json
 
 VOC_CLASSES = (
     "aeroplane",
@@ -226,7 +225,7 @@ def _coco_parts(root: Path) -> Parts:
 
 def _coco(file: Path) -> Listing:
     """Every image with the objects it shows; classes are numbered in the order of their ids, whose gaps close."""
-    content = read_json(file)
+    content = read_json(file, "annotations of COCO")
     if not isinstance(content, dict):
         raise InputError(f"{file}: found a {type(content).__name__}, expected an object with images and annotations")
     names = coco_classes(file, content)

@@ -6,7 +6,6 @@ its affine.
 """
 
 import gzip
-import uuid
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from ommatid.data.dicom import read_series
 from ommatid.errors import InputError, MissingDependency
+from ommatid.files import write_aside
 
 ENDINGS = (".nii.gz", ".nii")
 SAME_GRID = 1e-2
@@ -222,13 +222,7 @@ def write_nifti(path: Path, data: np.ndarray, affine: np.ndarray) -> None:
     image.set_qform(affine, code=1)
     content = image.to_bytes()
     packed = gzip.compress(content, compresslevel=6, mtime=0) if path.name.endswith(".gz") else content
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        aside.write_bytes(packed)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_aside(path, lambda aside: aside.write_bytes(packed))
 
 
 def _on_grid(data: np.ndarray, grid: Grid | None) -> np.ndarray:

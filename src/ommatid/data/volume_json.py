@@ -1,6 +1,5 @@
 """What the JSON files of nnU-Net's raw data say: names of classes and organs, and the folds."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 
 from ommatid.data.volume_files import ENDINGS
 from ommatid.errors import InputError
+from ommatid.files import read_json
 
 FOLDS = 5
 """As many as nnU-Net makes where it finds none."""
@@ -41,7 +41,7 @@ def read_description(root: Path) -> Description:
             than one channel.
     """
     path = root / "dataset.json"
-    content = _json(path)
+    content = read_json(path, "names of classes and channels")
     if not isinstance(content, dict) or "labels" not in content:
         raise InputError(f"{path}: found no labels, expected the names of classes")
     numbers = _numbers(path, "labels", content["labels"])
@@ -105,7 +105,7 @@ def read_fold(root: Path, cases: tuple[str, ...], fold: int) -> dict[str, list[s
         InputError: `splits_final.json` is faulty, has no such fold, or names a case that is not there.
     """
     path = root / "splits_final.json"
-    folds = _json(path) if path.is_file() else _made_folds(root, cases)
+    folds = read_json(path, "folds") if path.is_file() else _made_folds(root, cases)
     if not isinstance(folds, list) or not all(
         isinstance(each, dict) and {"train", "val"} <= set(each) for each in folds
     ):
@@ -136,12 +136,3 @@ def _made_folds(root: Path, cases: tuple[str, ...]) -> list[dict[str, list[str]]
     names = np.sort(list(cases))
     parts = KFold(n_splits=FOLDS, shuffle=True, random_state=12345).split(names)
     return [{"train": names[train].tolist(), "val": names[val].tolist()} for train, val in parts]
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: found nothing, expected a JSON file") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: found no readable JSON ({error}), expected a JSON file") from error

@@ -167,10 +167,14 @@ class BoundaryLearner(Segmenter):
         if not share:
             return few
         grounds = batch.source.images[torch.arange(len(few), device=few.images.device) % len(batch.source)]
-        pasted = paste_on_corner(few.images, few.masks, grounds)
+        pasted = paste_on_corner(few.images, self.objects_of(few), grounds)
         # A mask that is not known everywhere would leave holes.
         chosen = (torch.rand(len(few), device=few.images.device) < share) & few.valid.flatten(1).all(dim=1)
         return replace(few, images=torch.where(chosen[:, None, None, None], pasted, few.images))
+
+    def objects_of(self, few: MaskBatch) -> Float[Tensor, "batch 1 height width"]:
+        """What of labelled images stays where the ground is another."""
+        return few.masks
 
     def labelled_loss(self, batch: MaskBatch) -> Float[Tensor, ""]:
         """Overlap with the known masks, and equivariance on the same images."""

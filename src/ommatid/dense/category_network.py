@@ -1,6 +1,5 @@
 """The rival of references: a network with one output for each category, which can tell none but those."""
 
-from dataclasses import replace
 from typing import Any
 
 import torch.nn.functional as F
@@ -13,7 +12,7 @@ from ommatid.dense.ref_net import RefNet
 from ommatid.dense.reference_data import IGNORED, ReferenceData
 from ommatid.dense.reference_task import ReferenceBatch
 from ommatid.dense.segmenter import Probabilities
-from ommatid.dense.task import BoundaryBatch, MaskBatch
+from ommatid.dense.task import MaskBatch
 from ommatid.engine.data import DataModule
 from ommatid.engine.recipe import Recipe
 
@@ -69,12 +68,6 @@ class CategoryNetwork(RefNet):
         found = self.network(batch.images).float().softmax(dim=1)
         asked = batch.category[:, None, None, None].expand(-1, 1, *found.shape[2:])
         return found.gather(1, asked)
-
-    def composited(self, batch: BoundaryBatch) -> MaskBatch:
-        few = batch.labelled
-        assert isinstance(few, ReferenceBatch)
-        objects = ((few.maps > 0) & (few.maps != IGNORED))[:, None].float()
-        return super().composited(replace(batch, labelled=replace(few, masks=objects)))
 
     def labelled_loss(self, batch: MaskBatch) -> Float[Tensor, ""]:
         assert isinstance(batch, ReferenceBatch)

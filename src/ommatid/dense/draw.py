@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ommatid.dense.windows import tiff_library
-from ommatid.engine.checkpoint import write_aside
+from ommatid.files import write_aside
 from ommatid.nn.morphology import edge_band
 
 LIGHT = (0.98, 0.75, 0.15)

@@ -17,8 +17,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from ommatid.data.features import save_array
-from ommatid.engine.checkpoint import write_aside
 from ommatid.errors import InputError
+from ommatid.files import write_aside
 
 Tokens = Float[Tensor, "time token dim"]
 MANIFEST = "manifest.json"

@@ -20,7 +20,7 @@ from ommatid.data.surface_samples import encoded_normals
 from ommatid.dense.draw import save_mask
 from ommatid.dense.normals_metrics import multi_task_gain
 from ommatid.engine.batch import Batch
-from ommatid.engine.checkpoint import write_aside
+from ommatid.files import write_aside
 
 SUMMARY = ("mIoU", "mean angle")
 """One score of each task."""

@@ -26,11 +26,11 @@ from ommatid.dense.organ_maps import OrganNetworks, stage_labels, windowed
 from ommatid.dense.volume_data import VolumeData
 from ommatid.dense.volume_task import VolumeBatch
 from ommatid.dense.volume_views import volume_batch
-from ommatid.engine.checkpoint import write_aside
 from ommatid.engine.recipe import Phase, Recipe, build_optimizer, build_schedule
 from ommatid.engine.settings import to_plain
 from ommatid.engine.streams import stream_loader
 from ommatid.errors import InputError
+from ommatid.files import write_aside
 from ommatid.losses.dice_cross_entropy import deeply_supervised
 
 Arrays = dict[str, np.ndarray]

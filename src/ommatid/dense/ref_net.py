@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ommatid.data.images import IMAGENET, read_image
 from ommatid.data.mask_maps import own_mask
 from ommatid.dense.boundary import RALAMB, Activation, BoundarySettings
-from ommatid.dense.reference_data import ReferenceData
+from ommatid.dense.reference_data import IGNORED, ReferenceData
 from ommatid.dense.reference_task import ReferenceBatch, ReferenceScores, query_scores
 from ommatid.dense.segmenter import Images, Probabilities, Threshold
 from ommatid.dense.task import MaskBatch, Segmentation
@@ -57,8 +57,8 @@ class ReferenceNetwork(nn.Module):
             channels = encoder.widths[-1]
         else:
             raise unknown("network", name, ("deeplabv3plus", "unet"))
-        # Activations that are never negative all point the same way: without them cosines tell more.
-        self.embed = nn.Conv2d(channels, channels, 1)
+        # Features around zero: those that are never negative all point the same way, and cosines tell little.
+        self.embed = nn.Sequential(nn.Conv2d(channels, channels, 1, bias=False), nn.BatchNorm2d(channels))
         self.conditioning = ReferenceConditioning(channels)
 
     def forward(
@@ -100,8 +100,8 @@ class RefNet(TransNet):
         consistency_weight: of the distance between what was found and the reference, as vectors (E2); 0 for none.
         empty_below: critics judge images in which some pixel's probability is at least so high: an empty mask is always
             clean.
-        boundary: critics and what unlabelled images teach (E7, E8), see `BoundarySettings`; the critic "inner" sees
-            background left inside, "outer" what is left outside.
+        boundary: critics and what unlabelled images teach (E7, E8), see `BoundarySettings`; the critic "inner"
+            knows cut-outs that lack their rim, "outer" those that keep a ring of background.
         kernels, pseudo_mask, negative_weight: of wrong cut-outs and critics, see `TransNet`.
         threshold: "half", or "otsu", which is chosen image by image.
         recipe: optimiser and schedule of the segmenter.
@@ -181,6 +181,11 @@ class RefNet(TransNet):
     def masks_of(self, part: MaskBatch) -> Probabilities:
         assert isinstance(part, ReferenceBatch)
         return self(part)
+
+    def objects_of(self, few: MaskBatch) -> Float[Tensor, "batch 1 height width"]:
+        """All objects, whichever is asked for: the others are what there is to tell it from."""
+        assert isinstance(few, ReferenceBatch)
+        return ((few.maps > 0) & (few.maps != IGNORED))[:, None].float()
 
     def supervision(self, predicted: Probabilities, batch: MaskBatch) -> Float[Tensor, ""]:
         """Overlap, and every pixel for itself (E6); for an absent category the former is the area that was found."""

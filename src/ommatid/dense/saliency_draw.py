@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ommatid.classification.draw import save_figure
 from ommatid.data.video import write_video
-from ommatid.engine.checkpoint import write_aside
+from ommatid.files import write_aside
 
 MOST_FRAMES = 6
 SHARE = 0.75

@@ -33,8 +33,8 @@ class TransNet(BoundaryLearner):
         network, backbone, pretrained, widths: of `PixelNetwork`; "deeplabv3plus" as published, or "unet".
         activation: "sigmoid" of the logits, or "clamp" to [0, 1] as in the authors' code, which has no gradient outside
             (E1).
-        boundary: critics and what unlabelled images teach (E6-E8), see `BoundarySettings`; the critic "inner" sees
-            background left inside, "outer" what is left outside.
+        boundary: critics and what unlabelled images teach (E6-E8), see `BoundarySettings`; the critic "inner"
+            knows cut-outs that lack their rim, "outer" those that keep a ring of background.
         kernels: smallest and largest side of the window with which a source's mask is made wrong; an odd one is drawn
             for either critic in every step (E3).
         pseudo_mask: what the critics are shown beside a wrong cut-out: the "source" mask, as in the authors' code, or

@@ -1,11 +1,9 @@
 """Checkpoints: one safetensors file that holds the weights and, in its header, the settings that rebuild the method."""
 
 import json
-import os
 import pickle
 import re
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from ommatid import __version__
 from ommatid.errors import CheckpointError
+from ommatid.files import write_aside
 
 FORMAT = 1
 """Raised whenever an older library could not read what this one writes."""
@@ -39,20 +38,6 @@ class Checkpoint:
     extras: dict[str, Any]
     weights: dict[str, Tensor]
     library: str = __version__
-
-
-def write_aside(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary neighbour of `path`, then rename it: `path` is whole or absent, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    aside = Path(name)
-    try:
-        write(aside)
-        aside.chmod(0o644)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ommatid.engine.checkpoint import write_aside
 from ommatid.engine.fit import quiet
 from ommatid.errors import InputError, MissingDependency
+from ommatid.files import write_aside
 
 TOLERANCE = 1e-3
 """Of the largest number of the method, or of 1 where all are smaller: single precision knows no more."""

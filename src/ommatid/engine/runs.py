@@ -16,9 +16,9 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from ommatid import __version__
-from ommatid.engine.checkpoint import write_aside
 from ommatid.engine.settings import CONFIG_ENTRIES, json_text, read_yaml, to_plain
 from ommatid.errors import InputError
+from ommatid.files import write_aside
 
 PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy", "scikit-learn", "jsonargparse")
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ommatid import __version__
-from ommatid.engine.checkpoint import write_aside
 from ommatid.engine.settings import json_text
 from ommatid.errors import InputError, MissingDependency, OmmatidError
+from ommatid.files import write_aside
 
 
 @dataclass(frozen=True)

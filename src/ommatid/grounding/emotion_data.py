@@ -16,14 +16,13 @@ from ommatid.data.features import read_feature_file, save_array
 from ommatid.data.sentences import ENCODER_FILE, SentenceEncoder
 from ommatid.data.worlds.grounding import GroundingWorld
 from ommatid.data.worlds.grounding_emotion import FRAMES_PER_SECOND, EmotionClip
-from ommatid.engine.checkpoint import write_aside
 from ommatid.engine.data import DataModule, pad_first
 from ommatid.engine.settings import build
 from ommatid.errors import InputError, unknown
+from ommatid.files import read_json, write_aside
 from ommatid.grounding.detection import DetectionScores
 from ommatid.grounding.emotion_task import EmotionBatch, EmotionMoments
 from ommatid.grounding.emotions import Clause, EmotionalClip, Instances, classes_of, emotion_instances, read_emotions
-from ommatid.grounding.sources import read_json
 
 SILENCE = 2.0
 """A gap of more seconds between two clauses is a unit of its own, where there is a video."""

@@ -1,6 +1,5 @@
 """Where a grounding data set comes from: a folder of the user's, or the embedded world."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -20,6 +19,7 @@ from ommatid.data.video import Extractor
 from ommatid.data.worlds.grounding import GroundingWorld, WorldQuery
 from ommatid.engine.settings import build
 from ommatid.errors import InputError
+from ommatid.files import read_json
 from ommatid.grounding.formats import detect_format, hold_out, read_annotations, read_videos
 from ommatid.grounding.task import Query
 
@@ -189,19 +189,6 @@ class FolderSource:
             return asdict(build(Extractor, settings))
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-
-
-_REQUIRED = object()
-
-
-def read_json(path: Path, expected: str, missing: Any = _REQUIRED) -> Any:
-    """What a JSON file beside the data holds; `missing` where there is no such file."""
-    if missing is not _REQUIRED and not path.is_file():
-        return missing
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not readable as JSON, expected {expected}") from error
 
 
 def nameless_vectors(vocabulary: Vocabulary, dim: int = NAMELESS_DIM) -> Float[Tensor, "row dim"]:

@@ -1,15 +1,14 @@
 """One HTML file that needs nothing else: style and pictures inside, no network, dark and light, phone and desk."""
 
 import base64
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from ommatid import __version__
-from ommatid.engine.checkpoint import write_aside
 from ommatid.errors import InputError
+from ommatid.files import read_json, write_aside
 from ommatid.report.tables import Grid, claim_grid, comparison_grids, effect_grid, metric_grid, show
 
 PICTURES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
@@ -221,7 +220,7 @@ def _run_page(folder: Path) -> Page:
         f"{config['method']}: {folder.name}", f"A training of {config['method']}: its metrics, curves and settings."
     )
     page.section("Test metrics")
-    result = _read_json(folder / "result.json")
+    result = read_json(folder / "result.json", "what ommatid wrote", missing=None)
     if result is None:
         page.text("There is no result.json: the run has not finished. 'ommatid train --resume' goes on with it.")
     else:
@@ -232,7 +231,7 @@ def _run_page(folder: Path) -> Page:
         page.table(["setting", "value"], list(_flat(result["data"])))
     page.section("Settings")
     page.table(["setting", "value"], list(_flat(config)))
-    environment = _read_json(folder / "environment.json")
+    environment = read_json(folder / "environment.json", "what ommatid wrote", missing=None)
     if environment is not None:
         page.section("Environment")
         page.table(["what", "found"], list(_flat(environment)))
@@ -288,21 +287,11 @@ def _tried(name: str, arm: Mapping[str, Any]) -> Iterator[list[Any]]:
 def _read_claims(folder: Path) -> list[dict[str, Any]]:
     records = []
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
-        record = _read_json(path)
+        record = read_json(path, "what ommatid wrote", missing=None)
         if not isinstance(record, dict) or not {"claim", "statement", "verdict", "criteria", "arms"} <= record.keys():
             raise InputError(f"{path}: not the result of a claim, expected what 'ommatid claim' writes")
         records.append(record)
     return records
-
-
-def _read_json(path: Path) -> Any:
-    """The content of a JSON file, None where there is no such file."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as JSON ({type(error).__name__})") from None
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[list[str]]:

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from ommatid.engine.checkpoint import write_aside
 from ommatid.errors import InputError
+from ommatid.files import write_aside
 from ommatid.nn.capture import capture
 
 

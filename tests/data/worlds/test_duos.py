@@ -1,8 +1,10 @@
+import colorsys
+
 import pytest
 import torch
 
 from ommatid.data.masks import detect_mask_format, mask_splits, open_masks
-from ommatid.data.worlds.duos import SOURCE, SPLITS, TARGET, WORDS, DuoWorld
+from ommatid.data.worlds.duos import HUE_WIDTH, HUES, SOURCE, SPLITS, TARGET, WORDS, DuoWorld
 from ommatid.errors import InputError
 
 FEW = {"categories": 4, "shots": 2, "unlabelled": 5, "val": 3, "test": 4, "source": 6, "size": 32}
@@ -35,6 +37,17 @@ def test_categories_are_different_shapes_with_textures(categories):
         texture, shape = name.split()
         assert texture in WORDS
         assert shape in TARGET
+
+
+def test_an_object_has_the_hue_of_its_category(scenes):
+    first = torch.tensor(HUES[:6]) / len(HUES)
+    for image, classes in zip(scenes.images.float() / 255, scenes.maps, strict=True):
+        for value in classes.unique()[1:].tolist():
+            red, green, blue = image[:, classes == value].mean(dim=1).tolist()
+            hue = colorsys.rgb_to_hsv(red, green, blue)[0]
+            # Noise and clipping move a mean a little.
+            away = (hue - first[value - 1] - HUE_WIDTH / 2 + 0.5) % 1 - 0.5
+            assert abs(away) < HUE_WIDTH, value
 
 
 def test_each_category_is_labelled_as_often_as_asked():

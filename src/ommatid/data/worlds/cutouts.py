@@ -150,11 +150,14 @@ def coloured(
     size: int,
     generator: torch.Generator,
     hues: tuple[Float[Tensor, "scene"], float] | None = None,
+    strength: tuple[float, float] = (0.2, 0.9),
+    brightness: tuple[float, float] = (0.3, 1.0),
 ) -> Float[Tensor, "scene 3 {size} {size}"]:
     """A texture in two colours all over each picture.
 
     Args:
         hues: from where on and how wide the range is that the hues of a picture are drawn from; all of them by default.
+        strength, brightness: lowest and highest saturation and value of HSV.
     """
 
     def draw(low: float, high: float) -> Tensor:
@@ -162,7 +165,7 @@ def coloured(
 
     start, extent = hues or (torch.zeros(len(textures)), 1.0)
     first, second = (
-        rgb(start + extent * draw(0.0, 1.0), draw(0.2, 0.9), draw(0.3, 1.0))[..., None, None] for _ in range(2)
+        rgb(start + extent * draw(0.0, 1.0), draw(*strength), draw(*brightness))[..., None, None] for _ in range(2)
     )
     share = 0.4 * pattern(textures, size, generator)[:, None]
     return first * (1 - share) + second * share

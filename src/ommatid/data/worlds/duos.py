@@ -1,8 +1,8 @@
 """`world-duos`: pictures of two objects of different categories, to be told apart by a reference.
 
-A category is a shape with a texture, "striped star", and a twelfth of all hues of its own, of any strength and
-brightness; grounds have any. Size, turn and place are free; the two objects of a picture lie in different quarters.
-The source, from which boundaries are learnt, has one object a picture, a disc or a bar, of which the target has none.
+A category is a shape with a texture, "striped star", and hues of its own, never pale nor dark; grounds have any. Size,
+turn and place are free; the two objects of a picture lie in different quarters. The source, from which boundaries are
+learnt, has one object a picture, a disc or a bar, of which the target has none.
 """
 
 import math
@@ -22,9 +22,11 @@ TARGET, SOURCE = ("star", "cross", "square", "triangle"), ("disc", "bar")
 WORDS = ("striped", "checkered", "dotted")
 """Of the textures of objects, in the order of `ommatid.data.worlds.cutouts.TEXTURES`."""
 SPLITS = ("labelled", "unlabelled", "val", "test", "source")
-HUES = len(TARGET) * len(WORDS)
-HUE_STEP = 5
-"""From category to category, in twelfths of all hues: few categories differ more than many do."""
+HUES = (0, 4, 8, 2, 6, 10, 1, 5, 9, 3, 7, 11)
+"""Where those of a category begin, in twelfths of all hues: few categories differ more than many do."""
+HUE_WIDTH = 1 / 24
+VIVID = (0.7, 1.0)
+"""Strength and brightness of objects: where a colour is pale or dark, nobody sees its hue."""
 FORMATS = ("folder",)
 QUARTERS = torch.tensor([[-0.45, -0.45], [0.45, -0.45], [-0.45, 0.45], [0.45, 0.45]])
 # Always whole chunks are drawn, so that a smaller split is the beginning of a larger one.
@@ -160,11 +162,16 @@ class DuoWorld:
             textures = parts[..., 1]
         quarters = torch.rand(_CHUNK, 4, generator=generator).argsort(dim=1)
         ground = coloured(torch.randint(3, 6, (_CHUNK,), generator=generator), size, generator)
-        images, maps = ground, torch.zeros(_CHUNK, size, size, dtype=torch.uint8)
+        things = []
         for place in range(classes.shape[1]):
+            hues = None if alone else (torch.tensor(HUES)[classes[:, place]] / len(HUES), HUE_WIDTH)
+            thing = coloured(textures[:, place], size, generator, hues, VIVID, VIVID)
+            # The ground gives way: what moves a thing would change its hue.
+            _, ground = apart(thing, ground, self.contrast)
+            things.append(thing)
+        images, maps = ground, torch.zeros(_CHUNK, size, size, dtype=torch.uint8)
+        for place, thing in enumerate(things):
             masks = inside(*own_frame(self._poses(quarters[:, place], alone, generator), size), shapes[:, place])
-            hues = None if alone else (classes[:, place] * HUE_STEP % HUES / HUES, 1 / HUES)
-            thing, _ = apart(coloured(textures[:, place], size, generator, hues), ground, self.contrast)
             images = torch.where(masks[:, None], thing, images)
             maps = torch.where(masks, (classes[:, place] + 1).to(torch.uint8)[:, None, None], maps)
         images = images + self.noise * torch.randn(images.shape, generator=generator)
@@ -178,5 +185,5 @@ class DuoWorld:
         def draw(low: float, high: float, *shape: int) -> Tensor:
             return low + (high - low) * torch.rand(_CHUNK, *shape, generator=generator)
 
-        half = draw(0.3, 0.6 if alone else 0.42, 1)
-        return torch.cat([QUARTERS[quarters] + draw(-0.1, 0.1, 2), half, draw(0.0, 2 * math.pi, 1)], dim=1)
+        half = draw(0.36, 0.6 if alone else 0.46, 1)
+        return torch.cat([QUARTERS[quarters] + draw(-0.06, 0.06, 2), half, draw(0.0, 2 * math.pi, 1)], dim=1)

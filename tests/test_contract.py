@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import queue
 import random
 import socket
 import time
@@ -251,34 +252,52 @@ def test_checkpoints_of_others_are_refused(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_two_processes_score_like_one(name, tmp_path):
+def test_two_processes_score_like_one_and_train_together(name, tmp_path):
     method, data = assembled(name)
     method.adopt(data)
     alone = evaluate(method, data, "test")
     path = method.save(tmp_path / "method.safetensors")
     answers, port = FORKS.Queue(), free_port()
-    ranks = [FORKS.Process(target=score, args=(path, tiny(name)["data"], rank, port, answers)) for rank in range(2)]
+    ranks = [FORKS.Process(target=score_and_train, args=(path, tiny(name), rank, port, answers)) for rank in range(2)]
     for process in ranks:
         process.start()
-    together = answers.get(timeout=180)
+    (together, first), (_, second) = sorted((answer(answers, ranks) for _ in ranks), key=lambda each: not each[0])
     for process in ranks:
         process.join(60)
     assert together.keys() == alone.keys()
     for key, value in alone.items():
         if value == value:
             assert together[key] == pytest.approx(value, abs=1e-6), key
+    shared = [key for key in first if not key.startswith(type(method).each_its_own)]
+    assert [first[key] for key in shared] == [second[key] for key in shared], "trained apart"
+    before = sums(assembled(name)[0])
+    assert any(first[key] != before[key] for key in shared)
 
 
-def score(path: Path, data: dict, rank: int, port: int, answers) -> None:
-    """What one of two processes does that a launcher has started; the first one tells what they find."""
+def answer(answers, ranks):
+    """The next of their answers; a process that fails is not waited for."""
+    while True:
+        try:
+            return answers.get(timeout=1)
+        except queue.Empty:
+            assert all(process.exitcode in (None, 0) for process in ranks), "a process failed, see above"
+
+
+def sums(method) -> dict[str, float]:
+    return {key: float(value.detach().double().sum()) for key, value in method.named_parameters() if value.requires_grad}
+
+
+def score_and_train(path: Path, config: dict, rank: int, port: int, answers) -> None:
+    """What one of two processes does that a launcher has started; the first one tells what they score."""
     launched = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in launched.items()})
     torch.set_num_threads(1)
     method = api.load(path)
     trainer = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
-    found = evaluate(method, build(type(method).data_module, data), "test", trainer)
-    if rank == 0:
-        answers.put(found)
+    found = evaluate(method, build(type(method).data_module, config["data"]), "test", trainer)
+    method, data = api.assemble(type(method), config)
+    fit(method, data, trainer={**config["trainer"], **trainer, "max_epochs": 2, "limit_val_batches": 0})
+    answers.put((found if rank == 0 else {}, sums(method)))
 
 
 def free_port() -> int:

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ommatid.engine.checkpoint import write_checkpoint
@@ -140,6 +141,10 @@ def fit(
         InputError: the trainer does not know an argument, or there is nothing to resume.
     """
     method.adopt(data)
+    # Where DistributedDataParallel looks; `startswith` an empty tuple is never true.
+    method._ddp_params_and_buffers_to_ignore = [  # type: ignore[assignment]
+        name for name in method.state_dict() if name.startswith(method.each_its_own)
+    ]
     lightning = make_trainer(method, run, trainer or {}, progress, data.seed)
     state = _resume_state(run, resume)
     if state:
@@ -213,7 +218,12 @@ def make_trainer(
     }
     try:
         with quiet(), _one_sentence():
-            return Trainer(**{**known, **options})
+            made = Trainer(**{**known, **options})
+            idle = method.several_optimizers or method.idle_parameters
+            if idle and isinstance(made.strategy, DDPStrategy) and options.get("strategy", "auto") in ("auto", "ddp"):
+                # Processes would wait for gradients that never come.
+                made = Trainer(**{**known, **options, "strategy": "ddp_find_unused_parameters_true"})
+            return made
     except InputError:
         raise
     except (TypeError, ValueError) as error:

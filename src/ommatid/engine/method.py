@@ -50,7 +50,11 @@ class Method(LightningModule):
         embedded: settings (`model`, `data`, `trainer`) with which the method learns on embedded data within minutes.
         claims: the paper's central claims, re-testable with one command.
         several_optimizers: True for a method that overrides `phases` and calls `update` itself.
+        idle_parameters: True where an update may leave some parameters without gradients; so it is with several
+            optimisers.
         trained_elsewhere: names (prefixes) of parameters that no update of this method moves, such as a frozen teacher.
+        each_its_own: names (prefixes) of parameters that every process of a training has for itself; gradients of all
+            others are averaged over processes.
         predict: the field's prediction for a user's own input, which its keyword arguments name.
     """
 
@@ -60,7 +64,9 @@ class Method(LightningModule):
     embedded: ClassVar[dict[str, dict[str, Any]]] = {}
     claims: ClassVar[tuple["Claim", ...]] = ()
     several_optimizers: ClassVar[bool] = False
+    idle_parameters: ClassVar[bool] = False
     trained_elsewhere: ClassVar[tuple[str, ...]] = ()
+    each_its_own: ClassVar[tuple[str, ...]] = ()
 
     recipe: Recipe
     predict: Callable[..., Prediction]

@@ -58,6 +58,7 @@ class DSCNet(Grounder):
 
     learns_from = "unpaired"
     trained_elsewhere = ("language.code.",)
+    idle_parameters = True
     embedded = {
         "model": {
             "hidden_dim": 48,

@@ -67,6 +67,8 @@ class CMI(Distilled):
     """
 
     several_optimizers = True
+    # Each process inverts a batch of its own.
+    each_its_own = ("generator.", "latents.")
     embedded = {
         "model": {
             "teacher": "digits_cnn",

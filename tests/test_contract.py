@@ -284,7 +284,9 @@ def answer(answers, ranks):
 
 
 def sums(method) -> dict[str, float]:
-    return {key: float(value.detach().double().sum()) for key, value in method.named_parameters() if value.requires_grad}
+    return {
+        key: float(value.detach().double().sum()) for key, value in method.named_parameters() if value.requires_grad
+    }
 
 
 def score_and_train(path: Path, config: dict, rank: int, port: int, answers) -> None:

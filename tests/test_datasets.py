@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dense.made_saliency import film
 from ommatid import datasets
 from ommatid.data import video as reading
 from ommatid.data.nyu import NYU_FORMATS
@@ -159,6 +160,19 @@ def test_videos_all_around_are_written_and_check_clean(tmp_path, capsys, monkeyp
     code, found = checked(capsys, root)
     assert code == 1
     assert "video" in found["records"][0]["record"]
+
+
+def test_rated_videos_are_checked(tmp_path, capsys):
+    for name, height in (("a.mp4", 32), ("b.mp4", 32), ("c.mp4", 48)):
+        film(tmp_path / name, frames=2, height=height)
+    (tmp_path / "ratings.csv").write_text("reference,distorted,opinion\na.mp4,b.mp4,3.5\n")
+    code, found = checked(capsys, tmp_path)
+    assert (code, found["format"], found["splits"]) == (0, "rated-csv", {"test": {"videos": 1, "references": 1}})
+    with (tmp_path / "ratings.csv").open("a") as table:
+        table.write("a.mp4,c.mp4,1\n")
+    code, found = checked(capsys, tmp_path)
+    assert code == 1
+    assert "found frames of 48 x 96, expected 32 x 64" in found["records"][0]["found"]
 
 
 @pytest.mark.parametrize("format", ["nyu", "nyu-mat"])

@@ -17,10 +17,12 @@ from ommatid.data.images import ImageSet, read_image
 from ommatid.data.label_lists import LABEL_FORMATS, LabelledImages, detect_label_format, label_splits, open_labels
 from ommatid.data.masks import MASK_FORMATS, MaskedImages, detect_mask_format, mask_splits, open_masks
 from ommatid.data.nyu import NYU_FORMATS, detect_nyu_format, nyu_splits, open_nyu
+from ommatid.data.rated_videos import RATED_FORMATS, RatedVideo, detect_rated_format, open_rated, rated_splits
 from ommatid.data.saliency_videos import (
     SALIENCY_FORMATS,
     SaliencyVideo,
     detect_saliency_format,
+    frame_chunks,
     map_files,
     open_saliency,
     read_map,
@@ -78,6 +80,7 @@ def kinds_of_data() -> dict[str, Callable[[Path, str], tuple[list[Fault], Splits
         "faces": faces.examine,
         "few-shot": episodes.examine,
         **{name: Kind(_read_scenes, _scene_faults, _count_classes, _of(name)).examine for name in NYU_FORMATS},
+        **{name: Kind(_read_rated, _rated_faults, _count_rated, _of(name)).examine for name in RATED_FORMATS},
         "saliency": Kind(_read_saliency, _saliency_faults, _count_saliency, _one_of(SALIENCY_FORMATS)).examine,
         **{name: Kind(_read_volumes, _volume_faults, _count_volumes, _of(name)).examine for name in VOLUME_FORMATS},
         "masks": Kind(_read_masks, _mask_faults, _count_masks, _one_of(MASK_FORMATS)).examine,
@@ -107,6 +110,8 @@ def detect(root: Path) -> str:
         if (format := _format_of(detect_nyu_format, root)) is not None:
             return format
         if (format := _format_of(detect_volume_format, root)) is not None:
+            return format
+        if (format := _format_of(detect_rated_format, root)) is not None:
             return format
         if _holds_saliency(root):
             return "saliency"
@@ -342,6 +347,30 @@ def _saliency_faults(root: Path, split: str, videos: list[SaliencyVideo]) -> Ite
 
 def _count_saliency(videos: list[SaliencyVideo]) -> dict[str, Any]:
     return {"videos": len(videos), "with maps": sum(video.has_maps for video in videos)}
+
+
+def _read_rated(root: Path, format: str) -> Splits:
+    return {split: open_rated(root, split, format) for split in rated_splits(root, format)}
+
+
+def _rated_faults(root: Path, split: str, videos: list[RatedVideo]) -> Iterator[Fault]:
+    """The first frame of every distorted video is read, and has to be of the size of its reference's."""
+    expected = "a readable video all around, of the size of its reference"
+    sizes: dict[Path, tuple[int, ...]] = {}
+    for video in videos:
+        try:
+            for path in (video.reference, video.distorted):
+                if path not in sizes:
+                    sizes[path] = tuple(next(frame_chunks(path, length=1)).shape[2:])
+            if sizes[video.distorted] != sizes[video.reference]:
+                found, wanted = (" x ".join(map(str, sizes[path])) for path in (video.distorted, video.reference))
+                raise InputError(f"{video.distorted}: found frames of {found}, expected {wanted} as in its reference")
+        except InputError as error:
+            yield Fault(str(root), f"{split} video {video.distorted.name}", str(error), expected)
+
+
+def _count_rated(videos: list[RatedVideo]) -> dict[str, Any]:
+    return {"videos": len(videos), "references": len({video.reference for video in videos})}
 
 
 def _read_described(root: Path, format: str) -> Splits:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from data.videos import grey, steady, write_video
-from ommatid.data.video import SUFFIXES, Extractor, read_clips, video_duration
+from ommatid.data.video import SUFFIXES, Extractor, decode_video, read_clips, video_duration
 from ommatid.errors import InputError, MissingDependency
 
 
@@ -189,6 +189,20 @@ def test_a_film_without_frames_is_refused(tmp_path):
     for read in (video_duration, lambda path: list(read_clips(path, 2.0))):
         with pytest.raises(InputError, match=r"empty\.avi: "):
             read(path)
+
+
+def test_raw_frames_have_their_size_in_their_name(tmp_path):
+    """The luma plane of each frame, then both chroma planes of half the size; 128 there is no colour."""
+    planes = [np.full(n, value, dtype=np.uint8) for level in (40, 200) for n, value in ((32 * 16, level), (256, 128))]
+    path = tmp_path / "street_32x16_30fps.yuv"
+    path.write_bytes(np.concatenate(planes).tobytes())
+    images = [image() for _, image, _ in decode_video(path)]
+    assert [image.shape for image in images] == [(16, 32, 3)] * 2
+    assert images[0].std() == 0
+    assert images[0].mean() < 60 < 180 < images[1].mean()
+    nameless = path.rename(tmp_path / "street.yuv")
+    with pytest.raises(InputError, match=r"street\.yuv: found no size in the name, expected raw frames named as in"):
+        next(decode_video(nameless))
 
 
 @pytest.mark.parametrize("fps", [0.0, -1.0, float("nan"), float("inf")])

@@ -71,3 +71,35 @@ def test_videos_of_another_length_or_size_are_refused(tmp_path):
         paver().quality(reference, film(tmp_path / "b.mp4", frames=9))
     with pytest.raises(InputError, match=r"c\.mp4: found frames of 64 x 128, expected 32 x 64 as in a\.mp4"):
         paver().quality(reference, film(tmp_path / "c.mp4", height=64))
+
+
+@pytest.fixture(scope="module")
+def rated(tmp_path_factory):
+    """Two references with three distorted videos each, which people like the less, the more noise they have."""
+    root, lines = tmp_path_factory.mktemp("rated"), ["reference,distorted,opinion"]
+    for seed in (0, 1):
+        film(root / f"{seed}.mp4", seed=seed)
+        for noise in (5, 20, 60):
+            film(root / f"{seed}_{noise}.mp4", seed=seed, noise=float(noise))
+            lines.append(f"{seed}.mp4,{seed}_{noise}.mp4,{100 - noise}")
+    (root / "ratings.csv").write_text("\n".join(lines))
+    return root
+
+
+def test_quality_is_compared_with_what_people_thought(rated):
+    method = paver()
+    found = method.rated_quality(rated)
+    assert found.weighted["srocc"] > 0.9
+    assert found.weighted.keys() == found.plain.keys() == {"plcc", "srocc", "krocc", "rmse", "mae"}
+    assert [(video.reference.name, video.opinion) for video, _ in found.videos[:2]] == [("0.mp4", 95), ("0.mp4", 80)]
+    alone = method.quality(rated / "1.mp4", rated / "1_20.mp4")
+    torch.testing.assert_close(found.videos[4][1].weighted, alone.weighted)
+    assert json.loads(json.dumps(found.to_json()))["videos"][4]["psnr"] == round(alone.plain_psnr, 3)
+
+
+def test_a_reference_is_watched_once_for_all_its_videos(rated, monkeypatch):
+    method, watched = paver(), []
+    watch = method.watch
+    monkeypatch.setattr(method, "watch", lambda video, *rest: watched.append(video) or watch(video, *rest))
+    method.rated_quality(rated, frames=3)
+    assert [path.name for path in watched] == ["0.mp4", "1.mp4"]

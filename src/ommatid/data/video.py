@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -70,13 +71,15 @@ Image = UInt8[np.ndarray, "height width 3"]
 def decode_video(path: Path) -> Iterator[tuple[float, Callable[[], Image], float]]:
     """(seconds since the first frame, image as a function, its end) of every frame; at least one.
 
-    A file that breaks off ends where it breaks.
+    A file that breaks off ends where it breaks. Raw frames (`.yuv`, 4:2:0 with 8 bits) have their size in their name,
+    as in `street_3840x1920.yuv`.
     """
     av = import_pyav()
     if not path.is_file():
         raise InputError(f"{path}: no such video file")
+    opening = _opening(path)
     try:
-        container = av.open(str(path))
+        container = av.open(str(path), **opening)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise InputError(f"{path}: not a readable video ({type(error).__name__})") from error
     with container:
@@ -101,6 +104,16 @@ def decode_video(path: Path) -> Iterator[tuple[float, Callable[[], Image], float
                 raise InputError(f"{path}: damaged before its first frame") from None
         if not count:
             raise InputError(f"{path}: holds no readable video frame")
+
+
+def _opening(path: Path) -> dict[str, Any]:
+    """How a file without a header is opened."""
+    if path.suffix.lower() != ".yuv":
+        return {}
+    size = re.search(r"(?<!\d)\d{2,5}x\d{2,5}(?!\d)", path.stem)
+    if size is None:
+        raise InputError(f"{path}: found no size in the name, expected raw frames named as in street_3840x1920.yuv")
+    return {"format": "rawvideo", "options": {"video_size": size[0], "pixel_format": "yuv420p"}}
 
 
 def _upright(frame: Any, size: dict[str, int]) -> Image:

@@ -15,10 +15,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ommatid.data.rated_videos import open_rated
 from ommatid.data.worlds.sphere import SphereWorld
 from ommatid.dense.geometry_probe import object_similarity
 from ommatid.dense.panoramic_encoder import Geometry, PanoramicEncoder
-from ommatid.dense.paver_quality import WatchedQuality, watched_quality
+from ommatid.dense.paver_quality import OpinionAgreement, WatchedQuality, opinion_agreement, watched_quality
 from ommatid.dense.saliency_data import SaliencyData
 from ommatid.dense.saliency_metrics import correlation
 from ommatid.dense.saliency_predictor import CLS, Maps, Patches, SaliencyPredictor, Valid, scored_maps
@@ -229,6 +230,10 @@ class PAVER(SaliencyPredictor):
     def quality(self, reference: str | Path, distorted: str | Path, frames: int | None = None) -> WatchedQuality:
         """How much worse a distorted video all around is where people look, see `watched_quality` (G)."""
         return watched_quality(self, Path(reference), Path(distorted), frames)
+
+    def rated_quality(self, root: str | Path, split: str = "test", frames: int | None = None) -> OpinionAgreement:
+        """How well quality agrees with what people thought of the videos of a folder, see `open_rated` (G)."""
+        return opinion_agreement(self, open_rated(root, split), frames)
 
 
 _ARMS = {

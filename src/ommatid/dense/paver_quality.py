@@ -1,18 +1,20 @@
 """Quality of distorted videos all around, weighed by where people look (PAVER, arXiv:2209.08956, G)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from ommatid.data.rated_videos import RatedVideo
 from ommatid.data.saliency_videos import frame_chunks
-from ommatid.dense.quality_metrics import weighted_psnr
+from ommatid.dense.quality_metrics import agreement, weighted_psnr
 from ommatid.dense.saliency_predictor import WINDOWS, SaliencyPredictor, first_frames
 from ommatid.errors import InputError
 
@@ -37,19 +39,77 @@ class WatchedQuality:
         """The weighted score of the video: the mean over its frames."""
         return float(self.weighted.mean())
 
+    @property
+    def plain_psnr(self) -> float:
+        return float(self.plain.mean())
+
     def to_json(self) -> dict[str, Any]:
         return {
             "frames": len(self.weighted),
             "weighted_psnr": round(self.psnr, 3),
-            "psnr": round(float(self.plain.mean()), 3),
+            "psnr": round(self.plain_psnr, 3),
         }
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class OpinionAgreement:
+    """How well peak signal-to-noise ratios agree with what people thought of the videos.
+
+    Attributes:
+        videos: each with its ratios.
+        weighted, plain: agreement of either, see `ommatid.dense.quality_metrics.agreement`.
+    """
+
+    videos: list[tuple[RatedVideo, WatchedQuality]]
+    weighted: dict[str, float]
+    plain: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        videos = [
+            {"distorted": str(rated.distorted), "opinion": rated.opinion, **quality.to_json()}
+            for rated, quality in self.videos
+        ]
+        return {"weighted": self.weighted, "plain": self.plain, "videos": videos}
+
+
+def opinion_agreement(
+    predictor: SaliencyPredictor, rated: Sequence[RatedVideo], frames: int | None = None
+) -> OpinionAgreement:
+    """Agreement of PSNR, weighed by saliency and plain, with opinions; a reference is watched once for all its videos.
+
+    Raises:
+        InputError: as of `watched_qualities`, or there are fewer videos than the curve of the agreement has parameters.
+    """
+    distorted: dict[Path, list[RatedVideo]] = {}
+    for each in rated:
+        distorted.setdefault(each.reference, []).append(each)
+    videos = [
+        pair
+        for reference, group in distorted.items()
+        for pair in zip(
+            group, watched_qualities(predictor, reference, [each.distorted for each in group], frames), strict=True
+        )
+    ]
+    opinion = np.array([each.opinion for each, _ in videos])
+    scores = {
+        "weighted": np.array([quality.psnr for _, quality in videos]),
+        "plain": np.array([quality.plain_psnr for _, quality in videos]),
+    }
+    return OpinionAgreement(videos, **{name: agreement(each, opinion) for name, each in scores.items()})
+
+
 def watched_quality(
     predictor: SaliencyPredictor, reference: Path, distorted: Path, frames: int | None = None
 ) -> WatchedQuality:
-    """PSNR of a distorted video against its reference, weighed by the saliency of the reference (G).
+    """`watched_qualities` of one distorted video."""
+    return watched_qualities(predictor, reference, [distorted], frames)[0]
+
+
+@torch.no_grad()
+def watched_qualities(
+    predictor: SaliencyPredictor, reference: Path, distorted: Sequence[Path], frames: int | None = None
+) -> list[WatchedQuality]:
+    """PSNR of distorted videos against their reference, weighed by the saliency of the reference (G).
 
     Frames are compared in their own size, and maps resized to it. A frame without difference counts 100 dB.
 
@@ -57,29 +117,31 @@ def watched_quality(
         frames: how many are compared, from the first one on; all where None.
 
     Raises:
-        InputError: a video cannot be read, or the two differ in their size or number of frames.
+        InputError: a video cannot be read, or one differs from the reference in its size or number of frames.
     """
     length = WINDOWS * int(predictor.hparams.window)
     maps = (chunk for _, chunk in predictor.watch(reference, 0, frames))
-    pairs = zip(_pairs(reference, distorted, length, frames), maps, strict=True)
-    weighted, plain = [], []
-    for (first, second), weight in pairs:
-        size = (int(first.shape[2]), int(first.shape[3]))
-        fitted = F.interpolate(weight[:, None], size, mode="bilinear", align_corners=False)[:, 0]
-        first, second = first.float(), second.float()
-        weighted.append(weighted_psnr(first, second, fitted).clamp(max=HIGHEST))
-        plain.append(weighted_psnr(first, second, torch.ones_like(fitted)).clamp(max=HIGHEST))
-    return WatchedQuality(torch.cat(weighted), torch.cat(plain))
+    weighted: list[list[Tensor]] = [[] for _ in distorted]
+    plain: list[list[Tensor]] = [[] for _ in distorted]
+    for (first, *others), weight in zip(_together(reference, distorted, length, frames), maps, strict=True):
+        fitted = F.interpolate(weight[:, None], tuple(first.shape[2:]), mode="bilinear", align_corners=False)[:, 0]
+        for place, other in enumerate(others):
+            for found, counted in ((weighted, fitted), (plain, torch.ones_like(fitted))):
+                found[place].append(weighted_psnr(first, other, counted).clamp(max=HIGHEST))
+    return [WatchedQuality(torch.cat(first), torch.cat(second)) for first, second in zip(weighted, plain, strict=True)]
 
 
-def _pairs(reference: Path, distorted: Path, length: int, frames: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """The same frames of both videos, some at a time."""
-    both = (first_frames(frame_chunks(path, None, length), frames) for path in (reference, distorted))
-    for first, second in zip_longest(*both):
-        counts = [0 if chunk is None else len(chunk) for chunk in (first, second)]
-        if counts[0] != counts[1]:
-            raise InputError(f"{distorted}: found another number of frames, expected that of {reference.name}")
-        if first.shape != second.shape:
-            found, expected = (" x ".join(map(str, chunk.shape[2:])) for chunk in (second, first))
-            raise InputError(f"{distorted}: found frames of {found}, expected {expected} as in {reference.name}")
-        yield first, second
+def _together(
+    reference: Path, distorted: Sequence[Path], length: int, frames: int | None
+) -> Iterator[tuple[Tensor, ...]]:
+    """The same frames of all videos, some at a time; those of the reference come first."""
+    every = (first_frames(frame_chunks(path, None, length), frames) for path in (reference, *distorted))
+    for chunks in zip_longest(*every):
+        first = chunks[0]
+        for path, chunk in zip(distorted, chunks[1:], strict=True):
+            if chunk is None or first is None or len(chunk) != len(first):
+                raise InputError(f"{path}: found another number of frames, expected that of {reference.name}")
+            if chunk.shape != first.shape:
+                found, expected = (" x ".join(map(str, each.shape[2:])) for each in (chunk, first))
+                raise InputError(f"{path}: found frames of {found}, expected {expected} as in {reference.name}")
+        yield tuple(chunk.float() for chunk in chunks)

@@ -120,13 +120,13 @@ def test_volumes_of_several_sizes_are_evaluated_one_by_one(uneven):
     assert data.case_names("train") == ("c0", "c1", "c2", "c3")
     assert (data.case_names("val"), data.case_names("test")) == (("c4",), ("c5",))
     assert data.organ_names == ()
-    data.sets["test"] = data.sets["train"]
-    assert [len(batch) for batch in data.test_dataloader()] == [1] * 4
-    data.__dict__.pop("sets")
     assert [len(batch) for batch in data.train_dataloader()] == [2, 2]
+    data.sets["test"] = data.sets["train"]
+    data.__dict__.pop("layouts")
+    assert [len(batch) for batch in data.test_dataloader()] == [1] * 4
     with pytest.raises(InputError, match="found 9 x 8 x 4 voxels, expected 8 x 8 x 4 as before: set patch"):
         VolumeData(str(uneven)).first_batch("train")
-    assert set(data.baselines("test")) == {"all background"}
+    assert set(VolumeData(str(uneven)).baselines("test")) == {"all background"}
 
 
 def test_baselines_are_scores_of_fixed_maps():

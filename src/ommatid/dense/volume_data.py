@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ommatid.data.ct import ct_slabs
-from ommatid.data.volume_files import Volume
+from ommatid.data.volume_files import Layout, Volume
 from ommatid.data.volumes import LabelledVolume, VolumesInMemory, detect_volume_format, open_volumes, volume_splits
 from ommatid.data.worlds.phantoms import LOWEST, WIDTH, PhantomWorld
 from ommatid.dense.data import held_out
@@ -112,6 +112,11 @@ class VolumeData(DataModule):
         return build(PhantomWorld, self._world).defining
 
     @cached_property
+    def layouts(self) -> dict[str, list[Layout]]:
+        """The grids of all volumes of every split; each header is read once."""
+        return {split: [cases.layout(number) for number in range(len(cases))] for split, cases in self.sets.items()}
+
+    @cached_property
     def dimensions(self) -> int:
         """2 where all volumes have one slice, else 3.
 
@@ -119,9 +124,9 @@ class VolumeData(DataModule):
             InputError: some are slices, others are not, or a volume has one voxel along several axes.
         """
         found = {}
-        for cases in self.sets.values():
-            for number, case in enumerate(cases.cases):
-                single = sum(length == 1 for length in cases.layout(number).shape)
+        for split, cases in self.sets.items():
+            for case, layout in zip(cases.cases, self.layouts[split], strict=True):
+                single = sum(length == 1 for length in layout.shape)
                 if single > 1:
                     raise InputError(f"{case}: found {single} axes of one voxel, expected a volume or a slice")
                 found[3 - single] = case
@@ -153,8 +158,7 @@ class VolumeData(DataModule):
 
     def one_size(self, *splits: str) -> bool:
         """Whether all volumes of some splits have the same grid."""
-        cases = [self.sets[self.check_split(split)] for split in splits]
-        return len({each.layout(number) for each in cases for number in range(len(each))}) == 1
+        return len({layout for split in splits for layout in self.layouts[self.check_split(split)]}) == 1
 
     def use(self, spacing: Sequence[float] | None, window: Sequence[float]) -> None:
         """Show volumes as a trained method expects them."""

@@ -1,3 +1,4 @@
+import weakref
 from itertools import pairwise
 
 import numpy as np
@@ -173,6 +174,25 @@ def test_masks_of_very_large_images_are_written_in_parts(slide, tmp_path, monkey
     mask = tifffile.imread(tmp_path / "found.mask.tif")
     assert mask.shape == (90, 130)
     assert (mask > 0).sum() == 1800
+
+
+def test_rows_that_are_done_are_let_go(monkeypatch):
+    """Memory for an image of any height: of all that were read, no more than two bands are alive."""
+    from ommatid.dense import segmenter, task
+
+    class Noted(WholeImage):
+        def rows(self, top, bottom):
+            found = super().rows(top, bottom).clone()
+            alive.append(weakref.ref(found.untyped_storage()))
+            most.append(sum(each() is not None for each in alive))
+            return found
+
+    alive, most = [], []
+    monkeypatch.setattr(task, "MOST_SHOWN", 40)
+    monkeypatch.setattr(segmenter, "open_bands", lambda path: Noted(torch.zeros(3, 320, 64, dtype=torch.uint8)))
+    assert trans_net().predict("tall.tif", tile=16).shown.shape == (3, 40, 8)
+    assert len(most) > 10
+    assert max(most) <= 2
 
 
 def test_drawings_are_no_larger_than_can_be_shown(tmp_path, monkeypatch):

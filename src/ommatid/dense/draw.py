@@ -1,5 +1,6 @@
 """Pictures of the field: an image with its foreground lit."""
 
+import zlib
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -60,9 +61,11 @@ def save_large_mask(masks: Iterable[Bool[Tensor, "_ width"]], size: tuple[int, i
 
 
 def _write_strips(tifffile: Any, path: Path, strips: Iterator[np.ndarray], size: tuple[int, int]) -> None:
+    """Compressed here: of arrays that come one by one tifffile takes whole pages or tiles, no strips."""
     first = next(strips)
+    packed = (zlib.compress(np.ascontiguousarray(strip).tobytes()) for strip in chain([first], strips))
     with tifffile.TiffWriter(path) as file:
-        file.write(chain([first], strips), shape=size, dtype=np.uint8, rowsperstrip=len(first), compression="zlib")
+        file.write(packed, shape=size, dtype=np.uint8, rowsperstrip=len(first), compression="zlib")
 
 
 def _save(pixels: np.ndarray, path: Path) -> None:

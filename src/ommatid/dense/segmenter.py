@@ -106,7 +106,8 @@ class Segmenter(Method):
             band = (found * LEVELS).round().to(torch.uint8)
             levels[top : top + len(band)] = band
             counts += band.flatten().bincount(minlength=len(counts))
-            shown.append(pixels[:, -top % step :: step, ::step])
+            # A copy: a view would keep the whole band.
+            shown.append(pixels[:, -top % step :: step, ::step].clone())
         usual = float(otsu_of_counts(counts)) if self.hparams.threshold == "otsu" else 0.5
         chosen = usual if threshold is None else threshold
         return TiledSegmentation(torch.cat(shown, dim=1).float() / 255, levels, chosen)

@@ -6,7 +6,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS := 1
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: setup demo test lint docs bench clean
+.PHONY: setup demo test tests lint docs bench clean
 
 setup: .venv/.ready
 
@@ -18,7 +18,11 @@ setup: .venv/.ready
 demo: setup
 	$(BIN)/ommatid demo
 
-test: setup lint
+# Linters keep one core busy, so the tests begin beside them.
+test: setup
+	$(MAKE) --no-print-directory --jobs 2 lint tests
+
+tests: setup
 	$(BIN)/pytest --numprocesses $(JOBS) --dist worksteal
 
 lint: setup

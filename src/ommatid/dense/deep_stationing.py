@@ -94,7 +94,7 @@ class DeepStationing(Method):
             "organ_steps": 100,
             "steps": 200,
             "recipe": {"optimizer": "adam", "lr": 3e-3, "weight_decay": 0.0},
-            "organ_recipe": {"optimizer": "adam", "lr": 3e-3, "weight_decay": 0.0},
+            "organ_recipe": {"optimizer": "adam", "lr": 6e-3, "weight_decay": 0.0},
             "gate_recipe": {"lr": 0.05},
         },
         "data": {"batch_size": 8, "world": {"dimensions": 2}},
@@ -422,7 +422,7 @@ _COMMON: dict[str, Any] = {
     },
     "data": DeepStationing.embedded["data"],
     "trainer": {"max_epochs": -1},
-    "tuning": {"recipe.lr": (1.5e-3, 3e-3, 6e-3)},
+    "tuning": {"recipe.lr": (1.5e-3, 3e-3, 6e-3, 1.2e-2)},
 }
 
 DeepStationing.claims = (

@@ -26,7 +26,7 @@ from ommatid.errors import InputError, unknown
 
 SPLITS = ("train", "val", "test")
 FORMATS = ("nnunet",)
-FAT, FAINT = 0.25, 0.12
+FAT, FAINT = 0.25, 0.03
 """Intensity of fat, and by how much organs that are hard to see are brighter."""
 LOWEST, WIDTH = -160.0, 400.0
 """HU of the intensities 0 and (with the width) 1, in files."""
@@ -91,10 +91,10 @@ _PLANS = {
         (120, 20, 60),
         2.0,
         (
-            _Organ("anchor 1", (6.0, 5.0), 0.7, 0, (17.0, 17.0), 9.0),
-            _Organ("anchor 2", (7.5, 4.5), 0.8, 0, (31.0, 31.0), 9.0),
-            _Organ("faint 1", (4.0, 3.0), FAT + FAINT, 1, (2.0, 12.0), None),
-            _Organ("faint 2", (3.5, 3.0), FAT + FAINT, 2, (-2.0, -12.0), None),
+            _Organ("anchor 1", (6.0, 5.0), 0.7, 0, (17.0, 17.0), 14.0),
+            _Organ("anchor 2", (7.5, 4.5), 0.8, 0, (31.0, 31.0), 14.0),
+            _Organ("faint 1", (6.5, 5.0), FAT + FAINT, 1, (2.0, 12.0), None),
+            _Organ("faint 2", (5.5, 5.0), FAT + FAINT, 2, (-2.0, -12.0), None),
             _Organ("distractor 1", (3.0, 2.5), 0.5, 0, (), None),
             _Organ("distractor 2", (4.5, 1.5), 0.6, 0, (), None),
             _Organ("distractor 3", (2.5, 2.5), 0.95, 0, (), None),

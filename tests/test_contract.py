@@ -129,7 +129,7 @@ def test_checkpoint_round_trip_gives_equal_predictions(name, tmp_path):
 @pytest.mark.parametrize("kills", [2, pytest.param(200, marks=pytest.mark.soak)])
 def test_kills_at_random_moments_never_change_the_outcome(name, kills, tmp_path):
     """However often it is killed and resumed, a run ends with the weights of an uninterrupted one."""
-    epochs = max(4, kills // 10)
+    epochs = max(3, kills // 10)
     start = time.perf_counter()
     whole, _ = trained(name, RunDir.create(tmp_path / "whole", name), max_epochs=epochs)
     seconds = time.perf_counter() - start

@@ -17,6 +17,10 @@ from ommatid.errors import InputError, MissingDependency
 SIZES = {
     "cmi": {"teacher": "digits_cnn", "student": "digits_cnn", "image_size": 16, "generator_channels": 8},
     "deepstationing": {"dimensions": 2, "num_organs": 8, "num_classes": 5, "anchors": [1, 2]},
+    "evs-net": {"image_size": 32},
+    "paver": {"height": 32, "window": 3},
+    "ref-net": {"image_size": 32},
+    "trans-net": {"image_size": 32},
     "mgsl-net": {"feature_dim": 6, "word_dim": 5, "vocabulary_size": 9, "hidden_dim": 8, "video_dim": 8},
 }
 METHODS = catalogue.names()

@@ -452,7 +452,7 @@ def test_arms_of_the_claim_build_and_the_control_has_the_size_of_the_method():
 
 
 def test_embedded_settings_learn_to_ground():
-    data = GroundingData(train_videos=24, test_videos=4, batch_size=16)
+    data = GroundingData(train_videos=24, test_videos=4, batch_size=16, steps=32)
     torch.manual_seed(0)
     method = build(SSRN, {**SSRN.arguments_from(data), **SSRN.embedded["model"], "hidden_dim": 24})
     losses = []

@@ -3,12 +3,12 @@ from pathlib import Path
 import pytest
 
 from ommatid.errors import InputError
-from ommatid.files import numbered_lines, read_json, read_text, write_aside
+from ommatid.files import csv_rows, numbered_lines, read_json, read_text, write_aside
 
 # -- reading --
 
 
-@pytest.mark.parametrize("read", [read_text, read_json, numbered_lines])
+@pytest.mark.parametrize("read", [read_text, read_json, numbered_lines, csv_rows])
 @pytest.mark.parametrize(
     ("content", "found"),
     [
@@ -51,6 +51,19 @@ def test_json_and_lines_are_read_with_and_without_a_byte_order_mark(tmp_path):
         assert read_json(path, "things") == [1, 2]
         path.write_text(f"{mark}a\n\n  b c \n", encoding="utf-8")
         assert numbered_lines(path) == [(1, "a"), (3, "b c")]
+
+
+def test_rows_of_a_table_keep_their_line_numbers(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text('a,b\n\n , \n"1,5",2\n"two\nlines",3\n')
+    assert csv_rows(path, "things") == [(1, ["a", "b"]), (4, ["1,5", "2"]), (6, ["two\nlines", "3"])]
+
+
+def test_quotes_that_do_not_end_are_named(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text('a,b\n"1,2\n')
+    with pytest.raises(InputError, match=f"^{path}, line 2: found unexpected end of data, expected things$"):
+        csv_rows(path, "things")
 
 
 def test_a_file_that_may_be_missing_has_a_default(tmp_path):

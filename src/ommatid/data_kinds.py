@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ommatid.data.rated_videos import RATED_FORMATS, RatedVideo, detect_rated_fo
 from ommatid.data.saliency_videos import (
     SALIENCY_FORMATS,
     SaliencyVideo,
+    check_same_size,
     detect_saliency_format,
     frame_chunks,
     map_files,
@@ -356,15 +358,10 @@ def _read_rated(root: Path, format: str) -> Splits:
 def _rated_faults(root: Path, split: str, videos: list[RatedVideo]) -> Iterator[Fault]:
     """The first frame of every distorted video is read, and has to be of the size of its reference's."""
     expected = "a readable video all around, of the size of its reference"
-    sizes: dict[Path, tuple[int, ...]] = {}
+    size = cache(lambda path: tuple(next(frame_chunks(path, length=1)).shape[2:]))
     for video in videos:
         try:
-            for path in (video.reference, video.distorted):
-                if path not in sizes:
-                    sizes[path] = tuple(next(frame_chunks(path, length=1)).shape[2:])
-            if sizes[video.distorted] != sizes[video.reference]:
-                found, wanted = (" x ".join(map(str, sizes[path])) for path in (video.distorted, video.reference))
-                raise InputError(f"{video.distorted}: found frames of {found}, expected {wanted} as in its reference")
+            check_same_size(video.distorted, size(video.distorted), video.reference, size(video.reference))
         except InputError as error:
             yield Fault(str(root), f"{split} video {video.distorted.name}", str(error), expected)
 

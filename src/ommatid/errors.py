@@ -25,6 +25,17 @@ class MissingDependency(OmmatidError, ImportError):
     """An optional package is needed; the message names the extra that brings it."""
 
 
+def shortened(entry: object) -> str:
+    """What was found, as a sentence shows it.
+
+    Examples:
+        >>> shortened("a line"), len(shortened("a line " * 99))
+        ("'a line'", 80)
+    """
+    text = repr(entry)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     """The error for a name that is not known, with the nearest known names.
 

@@ -1,5 +1,7 @@
 """Small files: read with one sentence for whatever is wrong with them, written whole or not at all."""
 
+import csv
+import io
 import json
 import os
 import tempfile
@@ -36,6 +38,19 @@ def numbered_lines(path: Path, expected: str = "a list of the data set") -> list
     """
     lines = read_text(path, expected).splitlines()
     return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def csv_rows(path: Path, expected: str) -> list[tuple[int, list[str]]]:
+    """Number and cells of every line of a table that is not blank.
+
+    Raises:
+        InputError: as of `read_text`, or quotes do not end where they should.
+    """
+    reader = csv.reader(io.StringIO(read_text(path, expected)), strict=True)
+    try:
+        return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: found {error}, expected {expected}") from error
 
 
 def read_json(path: Path, expected: str, missing: Any = _REQUIRED) -> Any:

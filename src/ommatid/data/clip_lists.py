@@ -30,7 +30,7 @@ from typing import Any
 from ommatid.data.images import SPLITS, existing_folder, is_clutter
 from ommatid.data.images import SUFFIXES as IMAGE_SUFFIXES
 from ommatid.data.video import SUFFIXES
-from ommatid.errors import InputError, unknown
+from ommatid.errors import InputError, shortened, unknown
 from ommatid.files import numbered_lines, read_json
 
 CLIP_FORMATS = ("kinetics", "something-v2", "something-v1", "ucf101", "hmdb51", "list", "folder")
@@ -261,7 +261,7 @@ def read_something_v2(file: str | Path, labels: str | Path, videos: str | Path, 
     rows = []
     for number, entry in enumerate(entries, start=1):
         if not isinstance(entry, dict) or not {"id", "template"} <= entry.keys():
-            raise InputError(f"{file}, entry {number}: found {_short(entry)}, expected an id and a template")
+            raise InputError(f"{file}, entry {number}: found {shortened(entry)}, expected an id and a template")
         template = re.sub(r"[\[\]]", "", str(entry["template"]))
         if template not in label_of:
             raise InputError(f"{file}, entry {number}: found the template {template!r}, expected one of {labels}")
@@ -286,7 +286,7 @@ def read_something_v1(file: str | Path, labels: str | Path, videos: str | Path, 
     for line, text in numbered_lines(file):
         video, _, template = (part.strip() for part in text.partition(";"))
         if not video or template not in label_of:
-            raise InputError(f"{file}, line {line}: found {_short(text)}, expected id;template, one of {labels}")
+            raise InputError(f"{file}, line {line}: found {shortened(text)}, expected id;template, one of {labels}")
         rows.append(_Row((video,), label_of[template], template))
     return _found(file, Path(videos), rows, names, skip_missing)
 
@@ -314,7 +314,7 @@ def read_ucf101(
         path, _, number = text.partition(" ")
         class_name, slash, video = path.partition("/")
         if not slash or class_name not in label_of:
-            raise InputError(f"{file}, line {line}: found {_short(text)}, expected Class/video.avi of a known class")
+            raise InputError(f"{file}, line {line}: found {shortened(text)}, expected Class/video.avi of a known class")
         number, expected = number.strip(), str(label_of[class_name] + 1)
         if number != expected and (number or split == "train"):
             raise InputError(
@@ -350,7 +350,7 @@ def read_hmdb51(
         for line, text in numbered_lines(file):
             video, _, flag = text.rpartition(" ")
             if not video or flag not in ("0", "1", "2"):
-                raise InputError(f"{file}, line {line}: found {_short(text)}, expected video.avi and 0, 1 or 2")
+                raise InputError(f"{file}, line {line}: found {shortened(text)}, expected video.avi and 0, 1 or 2")
             if flag == wanted:
                 rows.append(_Row((_without_suffix(video.strip()),), label, names[label]))
     return _found(lists, Path(videos), rows, names, skip_missing)
@@ -437,7 +437,7 @@ def _ucf101_classes(file: Path) -> tuple[str, ...]:
     for line, text in numbered_lines(file):
         number, _, name = text.partition(" ")
         if number != str(len(names) + 1) or not name:
-            raise InputError(f"{file}, line {line}: found {_short(text)}, expected {len(names) + 1} and a class")
+            raise InputError(f"{file}, line {line}: found {shortened(text)}, expected {len(names) + 1} and a class")
         names.append(name.strip())
     return tuple(names)
 
@@ -457,7 +457,7 @@ def _list_rows(file: Path) -> Iterator[tuple[int, str, int | None, int]]:
             frames = int(count) if count.isdecimal() else 0
         if not path or not label.isdecimal() or frames == 0:
             expected = "path, number of frames and label, or video file and label"
-            raise InputError(f"{file}, line {line}: found {_short(text)}, expected {expected}")
+            raise InputError(f"{file}, line {line}: found {shortened(text)}, expected {expected}")
         yield line, path.strip(), frames, int(label)
 
 
@@ -592,8 +592,3 @@ def _holds_frames(folder: Path) -> bool:
 def _first_line(file: Path) -> list[str]:
     with file.open(encoding="utf-8-sig", errors="replace") as stream:
         return re.findall(r"\w+", stream.readline())
-
-
-def _short(entry: Any) -> str:
-    text = repr(entry)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -18,8 +18,6 @@ own csv is taken as it is. An image that is listed but not there is an error, un
 then the number of images that were used should be reported, as it differs between copies of NUS-WIDE.
 """
 
-import csv
-import io
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -33,8 +31,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ommatid.data.images import SPLITS, SUFFIXES, existing_folder, is_clutter
-from ommatid.errors import InputError, unknown
-from ommatid.files import numbered_lines, read_json, read_text
+from ommatid.errors import InputError, shortened, unknown
+from ommatid.files import csv_rows, numbered_lines, read_json, read_text
 
 LABEL_FORMATS = ("coco", "nus-wide", "csv")
 _SPLIT_NAMES = {
@@ -498,13 +496,7 @@ def _refuse_other_columns(table: _Table, names: Sequence[str]) -> None:
 
 def _csv_rows(file: Path) -> list[tuple[int, list[str]]]:
     """Number and cells of every line that is not blank, the header at least."""
-    reader = csv.reader(io.StringIO(read_text(file, "a csv of images and labels")), strict=True)
-    try:
-        rows = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
-    except csv.Error as error:
-        raise InputError(
-            f"{file}, line {reader.line_num}: found {error}, expected a csv of images and labels"
-        ) from error
+    rows = csv_rows(file, "a csv of images and labels")
     if not rows:
         raise InputError(f"{file}: found nothing in it, expected a csv of images and labels")
     return rows
@@ -522,9 +514,3 @@ def refuse_repeated(file: Path, names: Sequence[str]) -> None:
     if len(set(names)) < len(names):
         name = next(name for index, name in enumerate(names) if name in names[:index])
         raise InputError(f"{file}: found the class {name!r} twice, expected classes of different names")
-
-
-def shortened(entry: Any) -> str:
-    """An entry of a list as a sentence shows it."""
-    text = repr(entry)
-    return text if len(text) <= 80 else f"{text[:77]}..."

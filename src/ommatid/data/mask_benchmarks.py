@@ -14,7 +14,6 @@ from ommatid.data.label_lists import (
     coco_files,
     coco_images,
     json_records,
-    shortened,
 )
 from ommatid.data.mask_formats import Listing, MaskFormat, Parts, Record, both, existing, file_map, refuse_strays
 from ommatid.data.mask_maps import (
@@ -27,7 +26,7 @@ from ommatid.data.mask_maps import (
     sbd_classes,
     soft_mask,
 )
-from ommatid.errors import InputError
+from ommatid.errors import InputError, shortened
 from ommatid.files import numbered_lines, read_json
 
 VOC_CLASSES = (

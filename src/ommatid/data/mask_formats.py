@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ommatid.data.images import SPLITS, SUFFIXES, is_clutter, subfolders
-from ommatid.data.label_lists import numbered_lines, refuse_repeated, shortened
+from ommatid.data.label_lists import refuse_repeated
 from ommatid.data.mask_maps import FileMap, LabelMap, MapSource, class_ids, own_mask, soft_mask
-from ommatid.errors import InputError
+from ommatid.errors import InputError, shortened
+from ommatid.files import numbered_lines
 
 FOREGROUND = ("foreground",)
 TILE = re.compile(r"(?P<slide>.+)_(?P<x>\d+)_(?P<y>\d+)")

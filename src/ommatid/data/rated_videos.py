@@ -11,15 +11,13 @@ with in its first line, of those to test with in its second. Videos are named fr
 `.yuv` files; where these are missing, videos of the same names are taken.
 """
 
-import csv
-import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from ommatid.data.video import SUFFIXES
 from ommatid.errors import InputError, unknown
-from ommatid.files import numbered_lines, read_text
+from ommatid.files import csv_rows, numbered_lines
 
 RATED_FORMATS = ("vqa-odv", "rated-csv")
 LIST, PARTS, TABLE = "VQA_ODV.txt", "tr_te_VQA_ODV.txt", "ratings.csv"
@@ -78,10 +76,11 @@ def open_rated(root: str | Path, split: str = "test", format: str | None = None)
         42.5
     """
     root = Path(root)
+    format = _known(root, format)
     splits = rated_splits(root, format)
     if split not in splits:
         raise InputError(f"split: found {split!r}, expected one of those in {root}: {', '.join(splits)}")
-    found = _table(root) if _known(root, format) == "rated-csv" else _list(root, split if len(splits) > 1 else None)
+    found = _table(root) if format == "rated-csv" else _list(root, split if len(splits) > 1 else None)
     if not found:
         raise InputError(f"{root}: found no rated video in {split}, expected at least 1")
     return found
@@ -126,14 +125,12 @@ def _references(file: Path) -> tuple[set[int], set[int]]:
 
 def _table(root: Path) -> list[RatedVideo]:
     file, found = root / TABLE, []
-    rows = csv.reader(io.StringIO(read_text(file, "a csv of rated videos")))
-    header = [cell.strip() for cell in next(rows, [])]
+    rows = csv_rows(file, "a csv of rated videos")
+    header = [cell.strip() for cell in rows[0][1]] if rows else []
     if tuple(header) != COLUMNS:
         raise InputError(f"{file}: found the header {','.join(header)!r}, expected {','.join(COLUMNS)}")
-    for cells in rows:
-        where = f"{file}, line {rows.line_num}"
-        if not any(cell.strip() for cell in cells):
-            continue
+    for number, cells in rows[1:]:
+        where = f"{file}, line {number}"
         if len(cells) != len(COLUMNS):
             raise InputError(f"{where}: found {len(cells)} cells, expected {len(COLUMNS)}")
         first, second, opinion = (cell.strip() for cell in cells)

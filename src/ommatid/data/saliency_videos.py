@@ -170,6 +170,16 @@ def check_aspect(path: Path, pictures: UInt8[Tensor, "time 3 height width"]) -> 
         )
 
 
+def check_same_size(path: Path, size: Sequence[int], reference: Path, expected: Sequence[int]) -> None:
+    """
+    Raises:
+        InputError: frames of a video have another size than those of its reference.
+    """
+    if tuple(size) != tuple(expected):
+        found, wanted = (" x ".join(map(str, each)) for each in (size, expected))
+        raise InputError(f"{path}: found frames of {found}, expected {wanted} as in {reference.name}")
+
+
 def _fitted(pictures: UInt8[Tensor, "time 3 height width"], size: tuple[int, int]) -> UInt8[Tensor, "time 3 _ _"]:
     if pictures.shape[-2:] == size:
         return pictures

@@ -137,8 +137,8 @@ class DeepStationing(Method):
         gate_recipe: Recipe = Recipe("adam", lr=1e-3, betas=(0.5, 0.999), schedule="constant"),
     ) -> None:
         super().__init__()
-        _check(organs, num_organs, kept, search_steps, steps, search_warmup, search_share, folds, temperatures)
         self.save_hyperparameters(logger=False)
+        _check(self.hparams)
         self.recipe = recipe
         self.class_names: list[str] = []
         self.organ_names: list[str] = []
@@ -382,31 +382,23 @@ class _PlainNetwork(_PlainStations):
         return super().forward(images, images[:, :0] if networks is None else networks(images))
 
 
-def _check(
-    organs: Organs,
-    num_organs: int,
-    kept: int | None,
-    search_steps: int,
-    steps: int,
-    warmup: float,
-    share: float,
-    folds: int,
-    temperatures: list[float],
-) -> None:
-    if organs != "none" and num_organs < 1:
-        raise InputError(f"num_organs is {num_organs}, expected organ maps in the data, or organs 'none'")
-    if kept is not None and (organs == "none" or not 1 <= kept <= num_organs):
-        most = 0 if organs == "none" else num_organs
-        raise InputError(f"kept is {kept}, but there are maps of {most} organs, expected at most as many, or None")
-    if kept is not None and search_steps < 1:
-        raise InputError(f"search_steps must be at least 1, found {search_steps}")
-    if steps < 1:
-        raise InputError(f"steps must be at least 1, found {steps}")
-    for name, value in (("search_warmup", warmup), ("search_share", share)):
-        if not 0 <= value < 1:
-            raise InputError(f"{name} must lie from 0 to below 1, found {value}")
-    if folds < 2:
-        raise InputError(f"folds must be at least 2, found {folds}: for none, set oof to False")
+def _check(settings: Any) -> None:
+    organs, kept, most = settings.organs, settings.kept, settings.num_organs
+    if organs != "none" and most < 1:
+        raise InputError(f"num_organs is {most}, expected organ maps in the data, or organs 'none'")
+    if kept is not None and (organs == "none" or not 1 <= kept <= most):
+        there = 0 if organs == "none" else most
+        raise InputError(f"kept is {kept}, but there are maps of {there} organs, expected at most as many, or None")
+    if kept is not None and settings.search_steps < 1:
+        raise InputError(f"search_steps must be at least 1, found {settings.search_steps}")
+    if settings.steps < 1:
+        raise InputError(f"steps must be at least 1, found {settings.steps}")
+    for name in ("search_warmup", "search_share"):
+        if not 0 <= settings[name] < 1:
+            raise InputError(f"{name} must lie from 0 to below 1, found {settings[name]}")
+    if settings.folds < 2:
+        raise InputError(f"folds must be at least 2, found {settings.folds}: for none, set oof to False")
+    temperatures = settings.temperatures
     if len(temperatures) != 2 or min(temperatures) <= 0:
         raise InputError(f"temperatures: found {temperatures}, expected two above 0, of the beginning and the end")
 

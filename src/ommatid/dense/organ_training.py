@@ -120,11 +120,12 @@ def train_organs(networks: OrganNetworks, data: VolumeData, how: OrganTraining, 
         raise InputError(f"folds: found {how.folds} for {len(volumes)} training volumes, expected fewer, at least 2")
     store = MapStore(root, _key(networks, data, how))
     found: list[list[Tensor]] = [[] for _ in names]
+    folds = fold_numbers(len(names), how.folds, how.seed) if how.folds else []
     for stage in range(len(networks.stages)):
         trainer = _StageTrainer(networks, stage, data, how, found if how.folds else None)
         maps: dict[int, Tensor] = {}
         for fold in range(how.folds):
-            maps |= _mapped_fold(trainer, fold, names, store)
+            maps |= _mapped_fold(trainer, fold, folds, names, store)
         weights = store.find(f"stage {stage}")
         if weights is None:
             weights = {name: value.numpy() for name, value in trainer.trained(range(len(names)), how.folds).items()}
@@ -196,16 +197,15 @@ def training_device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 
 
-def fold_of(number: int, folds: int, seed: int, count: int) -> int:
-    """In which part a training volume is."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    return int(order[number]) % folds
+def fold_numbers(count: int, folds: int, seed: int) -> list[int]:
+    """In which part each training volume is."""
+    return (torch.randperm(count, generator=torch.Generator().manual_seed(seed)) % folds).tolist()
 
 
-def _mapped_fold(trainer: _StageTrainer, fold: int, names: Sequence[str], store: MapStore) -> dict[int, Tensor]:
+def _mapped_fold(
+    trainer: _StageTrainer, fold: int, folds: Sequence[int], names: Sequence[str], store: MapStore
+) -> dict[int, Tensor]:
     """What is found in the volumes of one fold, by a network that saw all others."""
-    how = trainer.how
-    folds = [fold_of(number, how.folds, how.seed, len(names)) for number in range(len(names))]
     within = [number for number, part in enumerate(folds) if part == fold]
     kept = {number: store.find(f"{names[number]}.{trainer.stage}") for number in within}
     if any(each is None for each in kept.values()):

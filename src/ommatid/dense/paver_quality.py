@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ommatid.data.rated_videos import RatedVideo
-from ommatid.data.saliency_videos import frame_chunks
+from ommatid.data.saliency_videos import check_same_size, frame_chunks
 from ommatid.dense.quality_metrics import agreement, weighted_psnr
 from ommatid.dense.saliency_predictor import WINDOWS, SaliencyPredictor, first_frames
 from ommatid.errors import InputError
@@ -125,9 +125,12 @@ def watched_qualities(
     plain: list[list[Tensor]] = [[] for _ in distorted]
     for (first, *others), weight in zip(_together(reference, distorted, length, frames), maps, strict=True):
         fitted = F.interpolate(weight[:, None], tuple(first.shape[2:]), mode="bilinear", align_corners=False)[:, 0]
+        true = first.float()
+        # One video after the other: as bytes all of them are a quarter as large.
         for place, other in enumerate(others):
+            seen = other.float()
             for found, counted in ((weighted, fitted), (plain, torch.ones_like(fitted))):
-                found[place].append(weighted_psnr(first, other, counted).clamp(max=HIGHEST))
+                found[place].append(weighted_psnr(true, seen, counted).clamp(max=HIGHEST))
     return [WatchedQuality(torch.cat(first), torch.cat(second)) for first, second in zip(weighted, plain, strict=True)]
 
 
@@ -141,7 +144,5 @@ def _together(
         for path, chunk in zip(distorted, chunks[1:], strict=True):
             if chunk is None or first is None or len(chunk) != len(first):
                 raise InputError(f"{path}: found another number of frames, expected that of {reference.name}")
-            if chunk.shape != first.shape:
-                found, expected = (" x ".join(map(str, each.shape[2:])) for each in (chunk, first))
-                raise InputError(f"{path}: found frames of {found}, expected {expected} as in {reference.name}")
-        yield tuple(chunk.float() for chunk in chunks)
+            check_same_size(path, chunk.shape[2:], reference, first.shape[2:])
+        yield chunks

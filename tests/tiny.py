@@ -7,7 +7,7 @@ from ommatid import api
 
 # Videos, sentences and steps that every method of grounding takes.
 GROUNDING: dict[str, dict[str, Any]] = {
-    "data": {"train_videos": 24, "test_videos": 12, "batch_size": 8, "steps": 16},
+    "data": {"train_videos": 24, "test_videos": 12, "batch_size": 8, "steps": 16, "world": {"val_videos": 6}},
     "trainer": {"max_epochs": 1, "max_steps": -1},
 }
 # For methods that learn from less: their training samples, too, can be scored.

@@ -1,5 +1,7 @@
 """A trained method as a program that needs neither this library nor Python."""
 
+from collections.abc import Iterable
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,14 @@ from ommatid.files import write_aside
 
 TOLERANCE = 1e-3
 """Of the largest number of the method, or of 1 where all are smaller: single precision knows no more."""
+
+
+class Ranking(nn.Module):
+    """A network that gives candidates and their scores, best first.
+
+    Its outputs are values (batch, candidate, ...) and scores (batch, candidate). Candidates whose scores are equal but
+    for rounding may stand in another order in a program that rounds in another way; that is no difference.
+    """
 
 
 def export_method(method: Any, path: Path, format: str) -> float:
@@ -29,7 +39,8 @@ def export_method(method: Any, path: Path, format: str) -> float:
     with torch.no_grad(), quiet():
         expected = _tuple(network(*inputs))
         run = {"torch": _to_torch, "onnx": _to_onnx}[format](network, inputs, input_names, output_names, path)
-    difference = max(_difference(ours, theirs) for ours, theirs in zip(expected, run, strict=True))
+    # The maximum of a tensor keeps a NaN wherever it stands.
+    difference = float(torch.tensor([_difference(*pair) for pair in _compared(network, expected, run)]).max())
     allowed = TOLERANCE * max(1.0, *(_largest(each) for each in expected))
     if not difference <= allowed:
         path.unlink(missing_ok=True)
@@ -42,6 +53,23 @@ def export_method(method: Any, path: Path, format: str) -> float:
 def _largest(values: Tensor) -> float:
     finite = values[torch.isfinite(values)] if values.is_floating_point() else values[:0]
     return float(finite.abs().max()) if finite.numel() else 0.0
+
+
+def _compared(
+    network: nn.Module, expected: tuple[Tensor, ...], run: tuple[Tensor, ...]
+) -> Iterable[tuple[Tensor, Tensor]]:
+    """What of both sides has to be equal."""
+    if not isinstance(network, Ranking) or any(a.shape != b.shape for a, b in zip(expected, run, strict=True)):
+        return zip(expected, run, strict=True)
+    ours, theirs = (torch.cat([values.flatten(2), scores[..., None]], -1) for values, scores in (expected, run))
+    return (expected[1], run[1]), (ours, _nearest(ours, theirs)), (theirs, _nearest(theirs, ours))
+
+
+def _nearest(rows: Tensor, others: Tensor) -> Tensor:
+    """For each candidate the most alike of the others."""
+    # Suppressed candidates score minus infinity on both sides, which no distance knows.
+    ours, theirs = (each.nan_to_num(neginf=torch.finfo(each.dtype).min / 4) for each in (rows, others))
+    return others.gather(1, torch.cdist(ours, theirs, p=inf).argmin(dim=2)[..., None].expand_as(rows))
 
 
 def _difference(ours: Tensor, theirs: Tensor) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ommatid.data.text import Vocabulary, tokenize
 from ommatid.data.video import SUFFIXES, read_clips
 from ommatid.engine.data import DataModule
+from ommatid.engine.export import Ranking
 from ommatid.engine.method import Method
 from ommatid.errors import InputError
 from ommatid.grounding.data import GroundingData, GroundingSample, clip_features, collate, make_sample
@@ -209,25 +210,20 @@ class Grounder(Method):
 
     # -- export --
 
-    def example_clips(self, room: int) -> int:
-        """How many clips the example video of an export has; moments of equal score would come in any order."""
-        # Averages of many clips would all look alike where the method samples.
-        return room if self.clips_kept is None else 3 * int(self.hparams.steps)
-
     def exportable(self) -> tuple[nn.Module, tuple[Tensor, ...], tuple[str, ...], tuple[str, ...]]:
         """A plain-tensor network, example inputs, and the names of inputs and outputs."""
         # Sizes are fixed in the exported graph; what is shorter is padded.
         steps, words = max(self.steps or self.clips_kept or 2, 2), self.max_words or 20
         example = (
             torch.rand(1, steps, int(self.hparams.feature_dim), generator=torch.Generator().manual_seed(0)),
-            torch.arange(steps)[None] < self.example_clips(steps),
+            torch.ones(1, steps, dtype=torch.bool),
             (torch.arange(words) % len(self.words.vectors))[None],
             torch.ones(1, words, dtype=torch.bool),
         )
         return _PlainGrounder(self), example, ("video", "video_mask", "words", "word_mask"), ("spans", "scores")
 
 
-class _PlainGrounder(nn.Module):
+class _PlainGrounder(Ranking):
     """The contract's dataclasses as tensors, for exporters."""
 
     def __init__(self, grounder: Grounder) -> None:

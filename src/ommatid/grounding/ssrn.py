@@ -339,9 +339,6 @@ class SSRN(Grounder):
         """Targets listen to the siamese frames after a third of the training (E11)."""
         self.eta.fill_(self.hparams.propagation if self.share_done >= 1 / 3 else 0.0)
 
-    def example_clips(self, room: int) -> int:
-        return 2
-
     def score(self, batch: GroundingBatch) -> dict[str, Float[Tensor, "batch"]]:
         """As every grounder, and what tells close boundaries apart: recall at 0.9, and the error in seconds."""
         moments = self(batch)

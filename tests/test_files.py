@@ -55,7 +55,7 @@ def test_json_and_lines_are_read_with_and_without_a_byte_order_mark(tmp_path):
 
 def test_rows_of_a_table_keep_their_line_numbers(tmp_path):
     path = tmp_path / "table.csv"
-    path.write_text('a,b\n\n , \n"1,5",2\n"two\nlines",3\n')
+    path.write_text('a,b\n\n , \n"1,5", 2\n"two\nlines",3\n')
     assert csv_rows(path, "things") == [(1, ["a", "b"]), (4, ["1,5", "2"]), (6, ["two\nlines", "3"])]
 
 

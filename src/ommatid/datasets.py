@@ -14,7 +14,7 @@ from ommatid.data.video import SUFFIXES as VIDEO_SUFFIXES
 from ommatid.data_kinds import detect, kinds_of_data
 from ommatid.engine.settings import json_text, to_plain
 from ommatid.errors import InputError, unknown
-from ommatid.files import write_aside
+from ommatid.files import read_json, write_aside
 from ommatid.grounding.emotion_data import write_subtitles
 
 WORLDS = {
@@ -170,14 +170,7 @@ def _refuse_mixture(out: Path, extractor: Any) -> None:
 
 
 def _read_table(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(
-            f"{path}: not readable as JSON, expected one object; delete the folder to start anew"
-        ) from error
+    table = read_json(path, "one object; delete the folder to start anew", missing={})
     if not isinstance(table, dict):
         raise InputError(f"{path}: found a {type(table).__name__}, expected one JSON object")
     return table

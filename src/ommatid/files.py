@@ -41,14 +41,15 @@ def numbered_lines(path: Path, expected: str = "a list of the data set") -> list
 
 
 def csv_rows(path: Path, expected: str) -> list[tuple[int, list[str]]]:
-    """Number and cells of every line of a table that is not blank.
+    """Number and cells, without the blanks around them, of every line of a table that is not blank.
 
     Raises:
         InputError: as of `read_text`, or quotes do not end where they should.
     """
     reader = csv.reader(io.StringIO(read_text(path, expected)), strict=True)
     try:
-        return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+        lines = ((reader.line_num, [cell.strip() for cell in cells]) for cells in reader)
+        return [(number, cells) for number, cells in lines if any(cells)]
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: found {error}, expected {expected}") from error
 

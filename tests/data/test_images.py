@@ -275,7 +275,7 @@ def test_tiny_imagenet_annotations_of_unknown_classes_are_named(tiny):
     with pytest.raises(InputError, match=r"line 1: found the class '', expected"):
         tiny_imagenet(tiny, "test")
     table.unlink()
-    with pytest.raises(InputError, match=r"val_annotations\.txt: found nothing, expected the annotations"):
+    with pytest.raises(InputError, match=r"val_annotations\.txt: found no such file, expected the annotations"):
         tiny_imagenet(tiny, "test")
 
 

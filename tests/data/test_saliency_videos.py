@@ -119,7 +119,7 @@ def cut(path):
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda root: (root / "test.txt").unlink(), "test.txt: found no readable text file, expected names of videos"),
+        (lambda root: (root / "test.txt").unlink(), "test.txt: found no such file, expected names of videos"),
         (change_list("\n\n"), "test.txt: found no names, expected those of videos"),
         (change_list("test_0000\ntest_0000\n"), "test.txt: found 'test_0000' twice, expected every video once"),
         (change_list("none\n"), "none.mp4: found no such video, expected the one that test.txt names"),

@@ -8,7 +8,6 @@
 | "cub" | `CUB_200_2011/`: `images/`, `images.txt`, `image_class_labels.txt`, `classes.txt`, `bounding_boxes.txt` |
 """
 
-import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,8 @@ from ommatid.data.images import (
     images_in,
 )
 from ommatid.data.pickles import as_text, unpickled_dictionary
-from ommatid.errors import InputError, unknown
+from ommatid.errors import InputError, shortened, unknown
+from ommatid.files import csv_rows, numbered_lines
 
 FEW_SHOT_FORMATS = ("folder", "csv", "pickle", "cub")
 MINI_IMAGENET: Constants = ((0.4712, 0.4499, 0.4031), (0.2726, 0.2634, 0.2794))
@@ -135,20 +135,15 @@ def _read_folder(root: Path, split: str, size: int | None) -> FewShotImages:
 def _read_csv(root: Path, split: str, size: int | None) -> FewShotImages:
     file = root / f"{split}.csv"
     folder = root / "images" if (root / "images").is_dir() else root
+    (_, header), *rows = csv_rows(file, "lines of filename and label") or [(1, [])]
+    if not {"filename", "label"} <= set(header):
+        raise InputError(f"{file}: found the columns {header}, expected filename and label")
     pairs = []
-    try:
-        with file.open(newline="", encoding="utf-8") as text:
-            rows = csv.DictReader(text)
-            if rows.fieldnames is None or not {"filename", "label"} <= set(rows.fieldnames):
-                raise InputError(f"{file}: found the columns {rows.fieldnames}, expected filename and label")
-            for number, row in enumerate(rows, start=2):
-                if not row["filename"] or not row["label"]:
-                    raise InputError(f"{file}, line {number}: found an empty field, expected a file name and a label")
-                pairs.append((folder / row["filename"], row["label"]))
-    except FileNotFoundError as error:
-        raise InputError(f"{file}: found no such file, expected lines of filename and label") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{file}: found a file that is no table, expected lines of filename and label") from error
+    for number, cells in rows:
+        row = dict(zip(header, cells, strict=False))
+        if not row.get("filename") or not row.get("label"):
+            raise InputError(f"{file}, line {number}: found an empty field, expected a file name and a label")
+        pairs.append((folder / row["filename"], row["label"]))
     if not pairs:
         raise InputError(f"{file}: found no images, expected one on each line")
     if not pairs[0][0].is_file():
@@ -214,13 +209,7 @@ def _read_cub(root: Path, size: int | None) -> dict[str, FewShotImages]:
 
 def _table(file: Path, columns: int, kind: type = str) -> Iterator[tuple[int, list[Any]]]:
     """Lines of a number and what it stands for."""
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError as error:
-        raise InputError(f"{file}: found no such file, expected the lists of CUB_200_2011") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: found a file that is no text, expected a list") from error
-    for place, line in enumerate(lines, start=1):
+    for place, line in numbered_lines(file, "a list of CUB_200_2011"):
         number, *rest = line.split()
         try:
             if len(rest) != columns:
@@ -228,4 +217,4 @@ def _table(file: Path, columns: int, kind: type = str) -> Iterator[tuple[int, li
             yield int(number), [kind(each) for each in rest]
         except ValueError:
             expected = f"a number and {columns} value{'s' * (columns > 1)}"
-            raise InputError(f"{file}, line {place}: found {line!r}, expected {expected}") from None
+            raise InputError(f"{file}, line {place}: found {shortened(line)}, expected {expected}") from None

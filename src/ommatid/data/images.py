@@ -30,6 +30,7 @@ from torch.utils.data import Dataset
 from ommatid.data.embedded import fashion_mnist_test
 from ommatid.data.pickles import as_text, unpickled_dictionary
 from ommatid.errors import InputError, unknown
+from ommatid.files import numbered_lines
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 SPLITS = ("train", "val", "test")
@@ -393,11 +394,9 @@ def _one_of(split: str, known: Sequence[str]) -> None:
 def _annotated(folder: Path, wnids: Sequence[str]) -> list[tuple[Path, int]]:
     """The validation images of Tiny-ImageNet, whose classes are in a table: file, wnid, box."""
     table = folder / "val_annotations.txt"
-    if not table.is_file():
-        raise InputError(f"{table}: found nothing, expected the annotations of Tiny-ImageNet")
     labels = {wnid: label for label, wnid in enumerate(wnids)}
     found = []
-    for number, line in enumerate(table.read_text().splitlines(), start=1):
+    for number, line in numbered_lines(table, "the annotations of Tiny-ImageNet"):
         name, wnid = (*line.split("\t"), "", "")[:2]
         if wnid not in labels:
             raise InputError(
@@ -411,7 +410,8 @@ def _words(table: Path) -> dict[str, str]:
     """Readable class names by wnid, where the table of them is there."""
     if not table.is_file():
         return {}
-    return dict(line.split("\t", 1) for line in table.read_text().splitlines() if "\t" in line)
+    lines = numbered_lines(table, "names of classes")
+    return dict(line.split("\t", 1) for _, line in lines if "\t" in line)
 
 
 def _cifar(

@@ -423,7 +423,6 @@ class _Table:
     @classmethod
     def read(cls, file: Path) -> "_Table":
         (line, header), *rows = _csv_rows(file)
-        header = [cell.strip() for cell in header]
         where = f"{file}, line {line}"
         if len(header) < 2 or not all(header) or Path(header[0]).suffix.lower() in SUFFIXES:
             raise InputError(
@@ -446,7 +445,7 @@ class _Table:
 
     @staticmethod
     def _row(where: str, line: int, cells: list[str], columns: tuple[str, ...] | None) -> _Row:
-        image, *values = (cell.strip() for cell in cells)
+        image, *values = cells
         expected = len(columns or ("labels",))
         if not image or len(values) != expected:
             found = f"{len(values)} cells after {shortened(image)}" if image else "no file"

@@ -38,7 +38,8 @@ from ommatid.data.surface_samples import (
     encoded_normals,
     normals_from_depth,
 )
-from ommatid.errors import InputError, MissingDependency, unknown
+from ommatid.errors import InputError, MissingDependency, shortened, unknown
+from ommatid.files import numbered_lines, read_text
 
 NYU_FORMATS = ("nyu", "nyu-mat")
 LISTS = {"train": "training", "test": "testing"}
@@ -214,12 +215,10 @@ def _release(root: Path) -> Path:
 def _pairs(file: Path) -> dict[str, str]:
     """Label by image, of a list of the release."""
     pairs: dict[str, str] = {}
-    for number, line in enumerate(_text(file, "a list of images and labels").splitlines(), start=1):
-        if not line.strip():
-            continue
+    for number, line in numbered_lines(file, "a list of images and labels"):
         names = line.split()
         if len(names) != 2:
-            raise InputError(f"{file}, line {number}: found {line.strip()[:80]!r}, expected an image and its label")
+            raise InputError(f"{file}, line {number}: found {shortened(line)}, expected an image and its label")
         if names[0] in pairs:
             raise InputError(f"{file}, line {number}: found {names[0]} again, expected one line for each image")
         pairs[names[0]] = names[1]
@@ -231,7 +230,7 @@ def _pairs(file: Path) -> dict[str, str]:
 def _listed_classes(file: Path) -> tuple[str, ...]:
     if not file.is_file():
         return CLASSES
-    names = tuple(line.strip() for line in _text(file, "names of classes").splitlines() if line.strip())
+    names = tuple(name for _, name in numbered_lines(file, "names of classes"))
     if not 0 < len(set(names)) == len(names) <= IGNORE:
         raise InputError(f"{file}: found {len(names)} classes, expected 1 to {IGNORE} different names, one a line")
     return names
@@ -257,15 +256,6 @@ def _known_classes(place: Any, labels: Int[Tensor, "height width"], classes: int
 def _save(pixels: UInt8[Tensor, "channel height width"], path: Path) -> None:
     image = rearrange(pixels, "c h w -> h w c").contiguous().numpy()
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(path)
-
-
-def _text(file: Path, expected: str) -> str:
-    if not file.is_file():
-        raise InputError(f"{file}: found no such file, expected {expected}")
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: found bytes that are no text (UTF-8), expected {expected}") from error
 
 
 # The official files.
@@ -395,6 +385,6 @@ def _camera(path: Path) -> Camera | None:
 
 def _numbers(path: Path, expected: str) -> list[float]:
     try:
-        return np.loadtxt(io.StringIO(_text(path, expected)), ndmin=1, dtype=np.float64).ravel().tolist()
+        return np.loadtxt(io.StringIO(read_text(path, expected)), ndmin=1, dtype=np.float64).ravel().tolist()
     except ValueError as error:
         raise InputError(f"{path}: found {error}, expected {expected}, numbers only") from error

@@ -126,14 +126,14 @@ def _references(file: Path) -> tuple[set[int], set[int]]:
 def _table(root: Path) -> list[RatedVideo]:
     file, found = root / TABLE, []
     rows = csv_rows(file, "a csv of rated videos")
-    header = [cell.strip() for cell in rows[0][1]] if rows else []
+    header = rows[0][1] if rows else []
     if tuple(header) != COLUMNS:
         raise InputError(f"{file}: found the header {','.join(header)!r}, expected {','.join(COLUMNS)}")
     for number, cells in rows[1:]:
         where = f"{file}, line {number}"
         if len(cells) != len(COLUMNS):
             raise InputError(f"{where}: found {len(cells)} cells, expected {len(COLUMNS)}")
-        first, second, opinion = (cell.strip() for cell in cells)
+        first, second, opinion = cells
         found.append(RatedVideo(_video(root, first, where), _video(root, second, where), _score(opinion, where)))
     return found
 

@@ -33,6 +33,7 @@ from ommatid.data.images import read_image
 from ommatid.data.video import SUFFIXES as VIDEO_SUFFIXES
 from ommatid.data.video import decode_video
 from ommatid.errors import InputError, unknown
+from ommatid.files import numbered_lines
 
 SPLITS = ("train", "test")
 SALIENCY_FORMATS = ("wild360", "folder")
@@ -319,11 +320,7 @@ def _folder(path: Path) -> Path:
 
 
 def _names(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: found no readable text file, expected names of videos, one a line") from error
-    names = [line.strip() for line in lines if line.strip()]
+    names = [line for _, line in numbered_lines(path, "names of videos, one a line")]
     if not names:
         raise InputError(f"{path}: found no names, expected those of videos, one a line")
     if len(set(names)) < len(names):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ommatid.data.text import tokenize
 from ommatid.errors import InputError, MissingDependency
+from ommatid.files import read_text
 
 ENCODERS = ("hashed", "minilm")
 ENCODER_FILE = "encoder.json"
@@ -113,12 +114,7 @@ def read_subtitles(path: str | Path) -> list[Subtitle]:
         InputError: the file is missing, not UTF-8, or without a timed line.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path}: found {error.strerror}, expected a subtitle file (.srt, .vtt)") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: byte {error.start} is no UTF-8, expected a subtitle file in UTF-8") from error
+    text = read_text(path, "a subtitle file (.srt, .vtt)")
     lines = [line for block in re.split(r"\n\s*\n", text.replace("\r\n", "\n")) if (line := _timed(block))]
     if not lines:
         raise InputError(f"{path}: found no line like '00:00:01,000 --> 00:00:02,500', expected subtitles (.srt, .vtt)")

@@ -33,6 +33,7 @@ from torch import Tensor
 from ommatid.data.features import save_array
 from ommatid.data.new_folder import new_folder
 from ommatid.errors import InputError, MissingDependency, unknown
+from ommatid.files import csv_rows, numbered_lines
 
 ZERO_SHOT_FORMATS = ("xlsa17", "table")
 SPLITS = ("trainval", "test_seen", "test_unseen")
@@ -223,7 +224,7 @@ def _with_listed_classes(folder: Path, data: ZeroShotSet) -> ZeroShotSet:
     file = folder / "valclasses1.txt"
     if not file.is_file():
         return data
-    listed = {line.strip() for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()}
+    listed = {line for _, line in numbered_lines(file, "names of classes, one a line")}
     missing = sorted(listed - set(data.class_names))
     if missing or not listed:
         raise InputError(f"{file}: found {(missing or ['nothing'])[0]!r}, expected names of classes in att_splits.mat")
@@ -473,7 +474,7 @@ def _read_npz(path: Path) -> np.ndarray:
 
 
 def _read_numbers(path: Path) -> np.ndarray:
-    lines = _lines(path)
+    lines = csv_rows(path, "a table")
     if lines and not _is_number(lines[0][1][0]):
         lines = lines[1:]
     width = len(lines[0][1]) if lines else 0
@@ -487,7 +488,7 @@ def _records(path: Path, header: Sequence[str] | None, width: int | None = None)
     """Lines below the header with their number; all as wide as the header, or as `width`."""
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected {','.join(header or ('class', 'attributes...'))}")
-    lines = _lines(path)
+    lines = csv_rows(path, "a table")
     if not lines or (header is not None and lines[0][1] != list(header)):
         found = ",".join(lines[0][1]) if lines else "nothing"
         raise InputError(f"{path}: found the header {found!r}, expected {','.join(header or ('class', 'attribute'))!r}")
@@ -496,16 +497,6 @@ def _records(path: Path, header: Sequence[str] | None, width: int | None = None)
         if len(cells) != width:
             raise InputError(f"{path}, line {line}: found {len(cells)} columns, expected {width}")
     return lines[1:]
-
-
-def _lines(path: Path) -> list[tuple[int, list[str]]]:
-    """Lines that are not empty, with their number."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            return [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells)]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as a table ({error})") from error
 
 
 def _is_number(text: str) -> bool:

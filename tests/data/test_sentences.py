@@ -42,7 +42,7 @@ def test_web_subtitles_are_read_too(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "encoding", "told"),
-    [("no times here", "utf-8", "found no line like"), (SRT.replace("happy", "fröhlich"), "latin-1", "bytes that are no text")],
+    [("no times here", "utf-8", "found no line like"), (SRT.replace("happy", "fröhlich"), "latin-1", "are no text")],
 )
 def test_files_without_subtitles_are_refused(tmp_path, text, encoding, told):
     with pytest.raises(InputError, match=told):

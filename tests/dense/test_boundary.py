@@ -13,7 +13,7 @@ class Recorded:
     def __init__(self, method, share=1.0):
         self.method, self.updates, self.parts = method, [], {}
         kind = type(method)
-        method.update = lambda *names, loss: self.updates.append((names, float(loss)))
+        method.update = lambda *names, loss: self.updates.append((names, float(loss.detach())))
         method.report = lambda **parts: self.parts.update(parts)
         method.__class__ = type("At", (kind,), {"share_done": property(lambda _: share)})
 

@@ -91,6 +91,15 @@ def test_what_a_sample_draws_depends_on_seed_epoch_and_index_alone():
     assert len(samples) == 6
 
 
+def test_drawing_a_sample_leaves_the_numbers_of_devices_alone(monkeypatch):
+    begun_anew = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", begun_anew.append)
+    SeededSamples(Noisy(), seed=3)[2]
+    assert begun_anew == []
+    torch.manual_seed(0)
+    assert begun_anew == [0]  # what a sample must not do
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_random_samples_are_alike_in_every_process_and_after_a_restart(workers):
     class Random(PointData):

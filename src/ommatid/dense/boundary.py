@@ -102,6 +102,8 @@ class BoundaryLearner(Segmenter):
             self.critics[name] = PatchCritic(
                 base=boundary.critic_base, blocks=boundary.critic_blocks, sigmoid=boundary.critic_sigmoid
             )
+        # Convolutions with channels last in memory, as they are then for activations, too, take a quarter less time.
+        self.to(memory_format=torch.channels_last)
 
     @property
     def boundary(self) -> BoundarySettings:

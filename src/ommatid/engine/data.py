@@ -144,7 +144,8 @@ class SeededSamples(Dataset[Any]):
 def seeded_sample(dataset: Dataset[Any], index: int, seed: int) -> Any:
     """One sample of a data set that draws at random, drawn with a seed; torch's global generator stays as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # That of the processor alone: `torch.manual_seed` would begin those of devices anew with every sample.
+        torch.default_generator.manual_seed(seed)
         return dataset[index]
 
 

@@ -35,7 +35,8 @@ def export_method(method: Any, path: Path, format: str) -> float:
         InputError: the exported program gives other numbers than the method.
     """
     network, inputs, input_names, output_names = method.eval().exportable()
-    network = network.cpu().eval()
+    # Archives of torch.export hold weights whose channels do not come last.
+    network = network.cpu().eval().to(memory_format=torch.contiguous_format)
     with torch.no_grad(), quiet():
         expected = _tuple(network(*inputs))
         run = {"torch": _to_torch, "onnx": _to_onnx}[format](network, inputs, input_names, output_names, path)

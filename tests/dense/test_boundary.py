@@ -38,7 +38,7 @@ def test_critics_labels_and_unlabelled_images_take_turns():
 def test_together_there_is_one_update_of_all_terms():
     recorded = run({"together": True, "adversarial_every": 1})
     assert names(recorded) == ["critics", "segmenter"]
-    total = sum(float(recorded.parts[name]) for name in ("loss", "turned", "adversarial"))
+    total = sum(float(recorded.parts[name].detach()) for name in ("loss", "turned", "adversarial"))
     assert recorded.updates[-1][1] == pytest.approx(total, rel=1e-5)
 
 

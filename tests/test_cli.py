@@ -208,9 +208,13 @@ def test_interruption_has_its_own_exit_code(ask, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(api, "train", interrupt)
-    before = signal.getsignal(signal.SIGINT)  # ignored where the tests run in the background of a shell
-    assert ask("train", "cmi") == (130, "", "ommatid: interrupted\n")
-    assert signal.getsignal(signal.SIGINT) is before
+    # Ignored where the tests run in the background of a shell.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert ask("train", "cmi") == (130, "", "ommatid: interrupted\n")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # -- list, show, doctor, demo --

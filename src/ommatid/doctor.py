@@ -14,6 +14,7 @@ EXTRAS = {
     "torch_geometric": "graphs",
     "monai": "volumes",
     "tifffile": "slides",
+    "imagecodecs": "slides",
     "ray": "cluster",
     "onnx": "export",
 }

@@ -1,10 +1,12 @@
 """A folder of DICOM slices is one volume in HU, in the order of their places, not of their names."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from ommatid.data.volume_files import read_volume
+from ommatid.data.volume_files import read_volume, resampled
 from ommatid.errors import InputError
 
 pydicom = pytest.importorskip("pydicom")
@@ -89,6 +91,14 @@ def test_faulty_series_are_told_in_one_sentence(series, tmp_path):
     write_slice(series / "z.dcm", pixels, (10, 20, 17), Rows=200)
     with pytest.raises(InputError, match=r"z.dcm: found 3 x 200 pixels"):
         read_volume(series)
+    for position in (None, [10, 20]):
+        write_slice(series / "z.dcm", pixels, (10, 20, 17), ImagePositionPatient=position)
+        with pytest.raises(InputError, match=r"z.dcm: found no ImagePositionPatient of 3 numbers, expected it of"):
+            read_volume(series)
+    colours = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0, "Columns": 3}
+    write_slice(series / "z.dcm", np.zeros((2, 9)), (10, 20, 17), **colours)
+    with pytest.raises(InputError, match=r"z.dcm: found 2 x 3 x 3 values, expected 2 x 3, one a pixel"):
+        read_volume(series)
 
 
 def test_cut_slices_are_told_in_one_sentence(series):
@@ -96,3 +106,87 @@ def test_cut_slices_are_told_in_one_sentence(series):
         path.write_bytes(path.read_bytes()[:-6])
     with pytest.raises(InputError, match="found pixels that cannot be decoded"):
         read_volume(series)
+
+
+@pytest.mark.parametrize("name", ["6.dcm", "6"])
+@pytest.mark.parametrize("kept", [140, 250, 450, 520])
+def test_a_slice_that_breaks_off_is_not_passed_over(series, name, kept):
+    """At an end of the series no gap would tell of it."""
+    content = (series / "6.dcm").read_bytes()
+    (series / "6.dcm").unlink()
+    (series / name).write_bytes(content[:kept])
+    with pytest.raises(InputError, match=rf"{name}: found (a damaged file|no ImagePositionPatient|no \w+ of)"):
+        read_volume(series)
+
+
+def test_what_calls_itself_dicom_has_to_be(series):
+    (series / "z.dcm").write_bytes(b"")
+    with pytest.raises(InputError, match=r"z.dcm: found a damaged file \(no SOPClassUID\), expected a DICOM slice"):
+        read_volume(series)
+
+
+def test_slices_without_the_preamble_are_read(series):
+    whole = read_volume(series)
+    first, second = series / "6.dcm", series / "7.dcm"
+    first.write_bytes(first.read_bytes()[132:])
+    data = pydicom.dcmread(second)
+    second.unlink()
+    del data.file_meta, data.preamble
+    data.save_as(series / "7", implicit_vr=True, little_endian=True, enforce_file_format=False)
+    assert torch.equal(read_volume(series).voxels, whole.voxels)
+
+
+def test_other_objects_of_a_study_are_passed_over(series):
+    """A table of contents and a report are DICOM, too, but no slices."""
+    from pydicom.uid import BasicTextSRStorage
+
+    whole = read_volume(series)
+    write_slice(series / "report.dcm", np.zeros((2, 3)), (0, 0, 0), SOPClassUID=BasicTextSRStorage)
+    data = pydicom.dcmread(series / "report.dcm")
+    del data.ImagePositionPatient
+    data.save_as(series / "report.dcm")
+    assert torch.equal(read_volume(series).voxels, whole.voxels)
+
+
+@pytest.fixture
+def tilted(tmp_path):
+    """Ten slices of which each lies 1.09 mm before the one below it, as with a tilted gantry."""
+    for number in range(10):
+        write_slice(tmp_path / f"{number}.dcm", np.full((4, 5), 10 * number), (0, 1.09 * number, 3 * number))
+    return tmp_path
+
+
+def test_slices_of_a_tilted_gantry_lie_where_they_say(tilted):
+    volume = read_volume(tilted)
+    for number in (0, 9):
+        # The first pixel of a slice, which turning has made the last of both axes.
+        corner = volume.affine @ torch.tensor([4.0, 3, number, 1], dtype=torch.double)
+        torch.testing.assert_close(corner[:3], torch.tensor([0, -1.09 * number, 3 * number], dtype=torch.double))
+
+
+def test_labels_of_a_tilted_series_keep_its_affine(tilted, tmp_path):
+    """A qform cannot hold it: programs that trust one would place the labels elsewhere."""
+    nibabel = pytest.importorskip("nibabel")
+    volume = read_volume(tilted)
+    volume.save_like(torch.zeros(5, 4, 10), tmp_path / "labels.nii.gz")
+    file = nibabel.load(tmp_path / "labels.nii.gz")
+    np.testing.assert_allclose((file.affine @ [0, 0, 9, 1])[:3], [0, -9.81, 27], atol=1e-5)
+    assert (int(file.header["sform_code"]), int(file.header["qform_code"])) == (1, 0)
+    assert torch.equal(read_volume(tmp_path / "labels.nii.gz").voxels, torch.zeros(5, 4, 10).int())
+
+
+def test_oblique_slices_are_resampled_in_place(tilted):
+    """Voxels that tell where they are still do so on another grid."""
+    volume = read_volume(tilted)
+    places = torch.stack(torch.meshgrid(*(torch.arange(n).double() for n in volume.voxels.shape), indexing="ij"))
+    volume = replace(volume, voxels=(torch.einsum("i,ixyz->xyz", volume.affine[1, :3], places)).float())
+    finer = resampled(volume, [0.75, 0.5, 1.6])
+    inside = torch.stack(torch.meshgrid(*(torch.arange(n).double() for n in finer.voxels.shape), indexing="ij"))
+    expected = torch.einsum("i,ixyz->xyz", finer.affine[1, :3], inside) + finer.affine[1, 3] - volume.affine[1, 3]
+    torch.testing.assert_close(finer.voxels[..., 1:-1].double(), expected[..., 1:-1], atol=1e-4, rtol=0)
+
+
+def test_slices_beside_the_line_are_refused(tilted):
+    write_slice(tilted / "4.dcm", np.zeros((4, 5)), (0, 0, 12))
+    with pytest.raises(InputError, match=r"4.dcm: found a slice 4.36 mm beside the line from the first to the last"):
+        read_volume(tilted)

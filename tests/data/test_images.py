@@ -331,6 +331,15 @@ def test_sixteen_bit_images_are_scaled_not_clipped(tmp_path):
     assert read_image(path, channels=1).flatten().tolist() == [0, 100, 255]
 
 
+def test_floats_are_scaled_or_refused(tmp_path):
+    path = save(tmp_path / "float.tif", np.array([[0, 0.4, 1]], dtype=np.float32))
+    assert read_image(path, channels=1).flatten().tolist() == [0, 102, 255]
+    for value in (300, -0.5, np.nan):
+        path = save(tmp_path / "beyond.tif", np.array([[0, value]], dtype=np.float32))
+        with pytest.raises(InputError, match=r"beyond\.tif: found floats from \S+ to \S+, expected 0 to 1$"):
+            read_image(path)
+
+
 def test_images_are_turned_upright(tmp_path):
     array = np.zeros((4, 8, 3), np.uint8)
     exif = Image.Exif()

@@ -279,10 +279,45 @@ def test_names_make_values_classes(tmp_path):
     assert maps(images) == [values.tolist()] * 2
     write(tmp_path / "classes.txt", "__background__", "cat", "dog")
     assert open_masks(tmp_path).class_names == ("cat", "dog")
-    write(tmp_path / "classes.txt", "cat")
-    save(tmp_path / "masks" / "a.png", 255 * BLOB)
-    assert open_masks(tmp_path).class_names == ("cat",)
-    assert open_masks(tmp_path).label_map(0).tolist() == blob()
+
+
+def test_one_name_makes_values_classes_too(tmp_path):
+    """Whether a map has ignored pixels does not change what its other values mean."""
+    write(tmp_path / "classes.txt", "vessel")
+    ignored = BLOB.copy()
+    ignored[0] = IGNORE
+    for name, values in (("a", BLOB), ("b", ignored), ("c", 0 * BLOB)):
+        picture(tmp_path / "images" / f"{name}.png")
+        save(tmp_path / "masks" / f"{name}.png", values)
+    images = open_masks(tmp_path)
+    assert images.class_names == ("vessel",)
+    assert maps(images) == [BLOB.tolist(), ignored.tolist(), (0 * BLOB).tolist()]
+    mask = save(tmp_path / "masks" / "a.png", 255 * BLOB)
+    refused(f"{mask}: found 255, ignored pixels, but no 1, expected 1 where the only class is", images.label_map, 0)
+
+
+@pytest.mark.parametrize("values", [[0, 1, 255], [0, 1, 2, 255], [1, 255]])
+def test_classes_with_ignored_pixels_are_no_soft_mask(tmp_path, values):
+    picture(tmp_path / "images" / "a.png")
+    mask = save(tmp_path / "masks" / "a.png", np.resize(np.array(values, np.uint8), SIDES))
+    refused(
+        f"{mask}: found the values {', '.join(map(str, values))}, expected 0 and one more, a soft mask up to 255, "
+        "or the names of classes in classes.txt",
+        open_masks(tmp_path).label_map,
+        0,
+    )
+
+
+def test_soft_masks_of_twelve_bits_are_no_empty_ones(tmp_path):
+    picture(tmp_path / "images" / "a.png")
+    values = np.where(BLOB, [4095, 4000, 3500, 3000, 2500, 2200], 100).astype(np.uint16)
+    mask = save(tmp_path / "masks" / "a.png", values)
+    refused(
+        f"{mask}: found the values 100, 2500, 3000, 3500, expected 0 and one more, a soft mask up to 65535, "
+        "or the names of classes in classes.txt",
+        open_masks(tmp_path).label_map,
+        0,
+    )
 
 
 def test_faulty_masks_are_refused(tmp_path):
@@ -291,7 +326,7 @@ def test_faulty_masks_are_refused(tmp_path):
     mask = save(tmp_path / "masks" / "a.png", values)
     read = open_masks(tmp_path).label_map
     refused(
-        f"{mask}: found the values 0, 1, 2, 3, ..., expected 0 and one more, a soft mask up to 255, "
+        f"{mask}: found the values 0, 1, 2, 3, ..., 23, expected 0 and one more, a soft mask up to 255, "
         "or the names of classes in classes.txt",
         read,
         0,
@@ -788,6 +823,8 @@ ONE = {"image_id": 9, "category_id": 1, "segmentation": [BOX]}
         ({"images": [], "annotations": []}, "json: found no images for val, expected at least one"),
         ({"images": [{"id": 9, "file_name": "9.jpg", "height": 4, "width": 6}] * 2},
          "json, images 2: found the id 9 again, expected one of its own"),
+        ({"images": [{"id": 9, "file_name": "9.jpg", "height": -6, "width": 6}]},
+         "json, images 1: found -6 x 6 pixels, expected 1 or more"),
     ],
 )  # fmt: skip
 def test_faulty_coco_records_are_named(tmp_path, changes, message):

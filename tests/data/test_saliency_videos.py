@@ -89,6 +89,14 @@ def test_maps_are_in_the_order_of_their_numbers(tmp_path):
     assert [float(read_map(path)) for path in map_files(tmp_path)] == list(range(12))
 
 
+def test_float_pictures_are_maps_between_0_and_1(tmp_path):
+    Image.fromarray(np.array([[0, 0.2, 1]], np.float32)).save(tmp_path / "0.tif")
+    torch.testing.assert_close(read_map(tmp_path / "0.tif"), torch.tensor([[0, 0.2, 1]]))
+    Image.fromarray(np.array([[0, 3.5]], np.float32)).save(tmp_path / "1.tif")
+    with pytest.raises(InputError, match=r"1\.tif: found floats from 0 to 3.5, expected 0 to 1"):
+        read_map(tmp_path / "1.tif")
+
+
 @pytest.mark.parametrize(("frames", "length"), [(1, 5), (5, 5), (6, 5), (12, 5), (25, 5), (27, 4)])
 def test_windows_cover_every_frame_and_end_with_the_video(frames, length):
     starts = window_starts(frames, length)

@@ -133,6 +133,21 @@ def test_broken_files_are_told_in_one_sentence(tmp_path, numbers):
         read_volume(tmp_path / "flat.nii.gz")
 
 
+@pytest.mark.parametrize(("value", "kind"), [(2**32 + 1, np.int64), (2**32 - 1, np.uint32), (-(2**31) - 1, np.int64)])
+def test_whole_numbers_that_do_not_fit_are_refused(tmp_path, value, kind):
+    """They would come out as other labels."""
+    data = np.zeros((2, 2, 2), kind)
+    data[0, 0, 0] = value
+    nibabel.save(nibabel.Nifti1Image(data, np.eye(4), dtype=kind), tmp_path / "a.nii.gz")
+    with pytest.raises(InputError, match=rf"a.nii.gz: found the value {value}, expected whole numbers from -2"):
+        read_volume(tmp_path / "a.nii.gz")
+
+
+def test_voxels_may_be_as_small_as_a_microscope_shows_them(tmp_path, numbers):
+    path = written(tmp_path / "small.nii.gz", numbers, np.diag([5e-4, 5e-4, 5e-4, 1]))
+    assert read_volume(path).spacing.tolist() == pytest.approx([5e-4] * 3)
+
+
 def test_impossible_requests_are_refused(tmp_path):
     volume = Volume(torch.zeros(2, 2, 2), torch.eye(4, dtype=torch.double))
     with pytest.raises(InputError, match=r"spacing: found \[0.0, 1.0, 1.0\], expected three lengths above 0"):

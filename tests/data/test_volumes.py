@@ -118,6 +118,15 @@ def test_a_part_without_labels_is_no_test_part(root):
         ({"channel_names": {"0": "CT", "1": "PET"}}, "found 2 channels, expected 1"),
         ({"file_ending": ".mha"}, r"found file_ending '.mha', expected .nii.gz or .nii"),
         ({"anchors": ["trachea"]}, "found the anchor 'trachea', expected one of the organs"),
+        ({"anchors": None}, "found None for anchors, expected a list of organs"),
+        ({"anchors": 5}, "found 5 for anchors, expected a list of organs"),
+        ({"channel_names": 3}, "found 3 for channel_names, expected {number: name}"),
+        ({"channel_names": None}, "found None for channel_names, expected {number: name}"),
+        ({"labels": {"background": 0, "4L": "²"}}, "found '²' for '4L' in labels, expected a whole number"),
+        (
+            {"labels": {"background": 0, "4L": "1" * 5000}},
+            r"found '1+\.\.\. for '4L' in labels, expected a whole number",
+        ),
     ],
 )
 def test_faulty_descriptions_are_told_in_one_sentence(root, content, sentence):
@@ -133,6 +142,8 @@ def test_faulty_descriptions_are_told_in_one_sentence(root, content, sentence):
         ([{"train": ["lung_001"], "val": ["lung_001"]}], "found the case 'lung_001' in train and val of fold 0"),
         ([{"train": ["lung_001"], "val": []}], "found no cases in val of fold 0"),
         ({"train": []}, "found another form, expected a list of"),
+        ([{"train": 3, "val": ["lung_001"]}], "found another form, expected a list of"),
+        ([{"train": None, "val": ["lung_001"]}], "found another form, expected a list of"),
     ],
 )
 def test_faulty_folds_are_told_in_one_sentence(root, folds, sentence):

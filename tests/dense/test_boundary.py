@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from dense.made import Constant, evs_net, masked, step, trans_net
+from ommatid.dense.data import BoundaryData
 from ommatid.errors import InputError
 from ommatid.losses.dice import dice_loss
 from ommatid.losses.equivariance import equivariance_loss, turn
@@ -103,7 +104,7 @@ def test_labelled_images_get_backgrounds_of_the_source():
 
 def test_the_segmenter_learns_from_critics_and_they_do_not_learn_from_it():
     method = Recorded(trans_net(self_weight=0.0)).method
-    losses = method.unlabelled_losses(masked(2))
+    losses = method.unlabelled_losses(masked(2), None)
     assert set(losses) == {"adversarial"}
     losses["adversarial"].backward()
     assert any(parameter.grad is not None for parameter in method.network.parameters())
@@ -121,6 +122,88 @@ def test_masks_of_unlabelled_images_make_no_difference():
         recorded.method.training_step(batch, 0)
         outcomes.append(recorded.updates)
     assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize(("make", "kin"), [(trans_net, True), (evs_net, False)])
+def test_what_a_ground_shows_of_the_target_teaches_nothing(make, kin):
+    batch = step(source=3)
+    # The objects of every ground fill its left half, so they do so in half of the corners.
+    batch.source.masks = (torch.arange(16) < 8).float().expand(3, 1, 16, 16)
+    batch.kin = kin
+    valid, inside = [], batch.labelled.masks > 0
+    for seed in range(8):
+        torch.manual_seed(seed)
+        valid.append(make(paste=1.0).composited(batch).valid)
+        assert valid[-1][inside].all()
+    outside = torch.stack([each[~inside] for each in valid])
+    assert outside.any()
+    assert not outside.all()
+
+
+def test_objects_of_another_kind_are_background():
+    batch = step(source=3)
+    batch.source.masks = torch.ones(3, 1, 16, 16)
+    assert trans_net(paste=1.0).composited(batch).valid.all()
+
+
+def test_together_masks_are_predicted_once_for_critics_and_segmenter():
+    counted = []
+    recorded = Recorded(trans_net(together=True, adversarial_every=1, self_weight=0.0))
+    recorded.method.network.register_forward_hook(lambda *_: counted.append(1))
+    recorded.method.training_step(step(), 0)
+    # Those of unlabelled images, and those of labelled ones.
+    assert len(counted) == 2
+    assert set(recorded.parts) == {"critics", "loss", "adversarial"}
+
+
+def test_the_period_of_unlabelled_images_runs_on_over_epochs():
+    recorded = Recorded(trans_net())
+    type(recorded.method).batch_number = lambda _, batch_idx: 2 * 3 + batch_idx
+    recorded.method.training_step(step(), 0)
+    recorded.method.training_step(step(), 4)
+    assert names(recorded) == ["critics", "segmenter", "critics", "segmenter", "segmenter"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, 24),
+        ({"adversarial_every": 2}, 30),
+        ({"together": True}, 20),
+        ({"judges": []}, 24),
+        ({"judges": [], "self_weight": 0.0}, 20),
+    ],
+)
+def test_schedules_know_the_updates_of_unlabelled_images(settings, expected):
+    phase = trans_net(**settings).phases()["segmenter"]
+    assert 20 * phase.updates / phase.every == expected
+
+
+@pytest.mark.parametrize("make", [trans_net, evs_net])
+def test_sure_predictions_still_learn_in_half_precision(make):
+    """A logit of 7 is 1 in bfloat16, where a sigmoid has no gradient."""
+    method, batch = make(), masked(2)
+    slopes = []
+    for enabled in (False, True):
+        logits = torch.full((2, 1, 16, 16), 7.0, requires_grad=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            shown = logits.bfloat16() if enabled else logits
+            method.supervision(method.activated(shown), batch).backward()
+        slopes.append(logits.grad.sum())
+    assert slopes[0] != 0
+    torch.testing.assert_close(slopes[1], slopes[0], rtol=0.05, atol=0.0)
+
+
+def test_critics_are_listened_to_after_they_learn():
+    with pytest.raises(InputError, match=r"adversarial_from is 0.1, expected at least critics_from, 0.3"):
+        trans_net(critics_from=0.3, adversarial_from=0.1)
+
+
+def test_deeplab_needs_two_images():
+    method = trans_net(network="deeplabv3plus", backbone="resnet10t", image_size=32)
+    data = BoundaryData(size=32, labelled_batch=1, world={"target": 20})
+    with pytest.raises(InputError, match="batch_size and labelled_batch must be at least 2"):
+        method.adopt(data)
 
 
 def test_a_clamp_is_the_released_activation():

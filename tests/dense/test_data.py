@@ -1,3 +1,5 @@
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,18 @@ from PIL import Image
 from ommatid.data.masks import MaskedImages
 from ommatid.data.worlds.cutouts import CutoutWorld
 from ommatid.data.worlds.tissue import TissueWorld
-from ommatid.dense.data import BoundaryData, InMemory, MaskData, MaskSet, Pictures, held_out, hidden, joined, resized
+from ommatid.dense.data import (
+    BoundaryData,
+    InMemory,
+    MaskData,
+    MaskSet,
+    Pictures,
+    held_out,
+    held_out_masks,
+    hidden,
+    joined,
+    resized,
+)
 from ommatid.dense.segmentation_metrics import confusion_matrices, segmentation_scores
 from ommatid.engine.settings import build
 from ommatid.errors import InputError
@@ -100,8 +113,57 @@ def test_a_data_set_of_one_part_is_divided(written, tmp_path):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "own" / "images" / f"{number}.png")
         Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(tmp_path / "own" / "masks" / f"{number}.png")
     data = MaskData(str(tmp_path / "own"), size=8)
-    assert sum(len(each) for each in data.sets.values()) == 20
+    assert {split: len(each) for split, each in data.sets.items()} == {"train": 15, "test": 4, "val": 1}
     assert data.describe()["name"] == "own (folder)"
+
+
+def pictures_at(folder, masks, kind="images", count=None):
+    """Pictures by name, those in `masks` with one; each is of another colour."""
+    (folder / kind).mkdir(parents=True)
+    (folder / "masks").mkdir()
+    names = masks if count is None else [*masks, *(f"more_0_{number}" for number in range(count))]
+    for number, name in enumerate(names):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / kind / f"{name}.png")
+    for name in masks:
+        Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(folder / "masks" / f"{name}.png")
+
+
+@pytest.mark.parametrize(("masks", "sizes"), [(12, (9, 2, 1)), (4, (2, 1, 1)), (3, (1, 1, 1))])
+def test_what_is_held_out_has_masks_however_few_there_are(tmp_path, masks, sizes):
+    pictures_at(tmp_path, [f"a{number:02d}" for number in range(masks)], count=48)
+    data = BoundaryData(str(tmp_path), size=8, shots=None)
+    assert tuple(len(data.sets[split]) for split in ("train", "test", "val")) == sizes
+    assert [len(data.pictures[split]) for split in ("train", "test", "val")] == [sizes[0] + 48, *sizes[1:]]
+    shown = {split: {path.name for path in each.images} for split, each in data.pictures.items()}
+    assert len(set().union(*shown.values())) == masks + 48
+
+
+def test_one_image_cannot_be_divided(tmp_path):
+    pictures_at(tmp_path, ["a"], count=9)
+    with pytest.raises(InputError, match="train: found 1 images with masks, expected at least 2 to hold a part out"):
+        _ = MaskData(str(tmp_path), size=8).sets
+
+
+def test_a_part_without_masks_counts_as_missing(tmp_path):
+    """As of VOC, whose test maps are kept back."""
+    pictures_at(tmp_path / "train", [f"a{number}" for number in range(4)])
+    pictures_at(tmp_path / "val", ["b0", "b1"])
+    pictures_at(tmp_path / "test", [], count=3)
+    data = MaskData(str(tmp_path), size=8)
+    assert {path.stem for path in data.pictures["test"].images} == {"b0", "b1"}
+    assert {split: len(each) for split, each in data.sets.items()} == {"train": 3, "val": 1, "test": 2}
+
+
+def test_tiles_of_a_slide_stay_together(tmp_path):
+    """Also those without a mask, of which training would see what is tested."""
+    pictures_at(tmp_path, [f"s{slide}_0_{tile}" for slide in range(6) for tile in range(3)], kind="tiles", count=2)
+    (tmp_path / "masks" / "s4_0_1.png").unlink()
+    pictures = MaskData(str(tmp_path), size=8).pictures
+    slides = {split: {origin.slide for origin in each.origins} for split, each in pictures.items()}
+    assert slides == {"train": {"s0", "s1", "s2", "s3", "more"}, "test": {"s4"}, "val": {"s5"}}
+    assert len(pictures["test"]) == 3
+    with pytest.raises(InputError, match="train: found 1 slides with masks"):
+        held_out_masks(pictures["test"], every=5)
 
 
 def test_void_pixels_are_not_valid():
@@ -156,7 +218,10 @@ def test_hiding_leaves_images_alone():
     batch = small().first_batch("train")
     found = hidden(batch)
     assert torch.equal(found.images, batch.images)
+    assert not found.masks.any()
+    assert not found.valid.any()
     assert batch.masks.any()
+    assert batch.valid.all()
 
 
 # --- baselines, description, errors ---
@@ -171,6 +236,22 @@ def test_baselines_are_scores_of_fixed_masks():
     assert found["all foreground"]["mIoU"] == pytest.approx(float(everything["mIoU"]))
     assert found["all background"]["IoU"] == 0
     assert set(found) == {"all background", "all foreground", "mean mask"}
+
+
+def test_the_mean_mask_is_summed_mask_by_mask(monkeypatch):
+    train, alive, most, read = small(MaskData, shots=None).sets["train"], [], [], MaskSet.__getitem__
+    expected = torch.stack([mask for _, mask, _, _ in train]).mean(dim=0)
+
+    def watched(self, index):
+        sample = read(self, index)
+        alive.append(weakref.ref(sample[1].untyped_storage()))
+        most.append(sum(each() is not None for each in alive))
+        return sample
+
+    monkeypatch.setattr(MaskSet, "__getitem__", watched)
+    torch.testing.assert_close(train.mean_mask(), expected)
+    assert len(most) == 12
+    assert max(most) <= 3
 
 
 def test_a_trained_method_gets_images_of_its_size():

@@ -12,8 +12,9 @@ from ommatid.nn.boundary import background_tuple, boundary_tuple
 def test_one_critic_sees_vessels_and_the_other_what_is_left():
     method, batch = evs_net(), masked(2)
     found = method.cut_outs(batch.images, batch.masks)
-    assert torch.equal(found[VESSEL], boundary_tuple(batch.images, batch.masks))
-    assert torch.equal(found[BACKGROUND], background_tuple(batch.images, batch.masks))
+    images = method.normalise(batch.images)
+    assert torch.equal(found[VESSEL], boundary_tuple(images, batch.masks))
+    assert torch.equal(found[BACKGROUND], background_tuple(images, batch.masks))
     assert list(evs_net(judges=[BACKGROUND]).cut_outs(batch.images, batch.masks)) == [BACKGROUND]
 
 

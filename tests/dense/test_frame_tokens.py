@@ -1,5 +1,6 @@
 """Tokens are made once, are read as they were made, and belong to one encoder and one file."""
 
+import gc
 import json
 
 import numpy as np
@@ -25,6 +26,25 @@ def test_a_window_is_what_the_encoder_saw(video, tmp_path):
     torch.testing.assert_close(stored[2:5][:, 1:], patches[2:5], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(stored[2:5][:, 0], cls[2:5], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(frame_tokens(video, encoder), torch.cat([cls[:, None], patches], dim=1))
+
+
+def test_a_file_grows_with_its_video(video, tmp_path, monkeypatch):
+    """Tokens of a few frames are let go before the next ones come."""
+    expected = frame_tokens(video, Encoder())
+
+    class Watching(Encoder):
+        def encode(self, frames):
+            tensors = [each for each in gc.get_objects() if type(each) is torch.Tensor]
+            most.append(sum(each.shape == (1, *expected.shape[1:]) for each in tensors))
+            return super().encode(frames)
+
+    most, chunks = [], SaliencyVideo.chunks
+    monkeypatch.setattr(SaliencyVideo, "chunks", lambda self, height: chunks(self, height, length=1))
+    [stored] = TokenFolder(tmp_path / "tokens", Watching()).all_of([video], [video.path])
+    assert len(most) == 7
+    assert max(most) <= 1
+    assert stored.shape == expected.shape
+    assert np.array_equal(np.load(stored.path), expected.numpy().astype(np.float16))
 
 
 def test_what_is_there_is_not_made_again(video, tmp_path):

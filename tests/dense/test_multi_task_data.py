@@ -197,6 +197,10 @@ def test_too_few_images_cannot_be_divided():
         ({"flip": 2.0}, "flip must lie in"),
         ({"degrees": -1.0}, "degrees must be at least 0, found -1"),
         ({"augment": "view", "decode": "raw"}, "negate_x is true, but decode 'raw' has no negative x"),
+        (
+            {"augment": "view", "decode": "raw", "flip": 0.0, "degrees": 30.0},
+            r"degrees is 30\.0, but decode 'raw' has no negative x and y to turn to, expected 0",
+        ),
         ({"world": {"train": 0}}, "train: found 0, expected at least 1 scene"),
         ({"batch_size": 0}, "batch_size must be at least 1, found 0"),
     ],

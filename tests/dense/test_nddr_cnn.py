@@ -167,6 +167,7 @@ def test_a_batch_without_labels_teaches_nothing_and_breaks_nothing(batch):
 def test_the_first_stage_is_that_of_networks_apart():
     made, apart = method(single_steps=4), method(fusion="none", single_steps=4, joint_steps=0)
     layers = {name: value.clone() for name, value in made.network.fusions.state_dict().items()}
+    made.refuse_short = lambda *_: None
     # Two optimisers make a step in each of four batches.
     trained(made, max_steps=8)
     trained(apart)
@@ -176,6 +177,12 @@ def test_the_first_stage_is_that_of_networks_apart():
     for task, network in apart.alone.items():
         for name, value in network.state_dict().items():
             assert torch.equal(value, made.alone[task].state_dict()[name]), name
+
+
+@pytest.mark.parametrize("limit", [{"max_steps": 8}, {"max_steps": 1}, {"max_epochs": 1}])
+def test_a_training_that_ends_before_networks_are_joined_is_refused(limit):
+    with pytest.raises(InputError, match=r"single_steps is 40, but the training has \d+ batches, expected more"):
+        trained(method(single_steps=40), **limit)
 
 
 def test_the_second_stage_moves_everything():
@@ -400,6 +407,11 @@ def test_a_trained_network_can_be_exported(tmp_path):
         ({"single_steps": 0, "joint_steps": 0, "fusion": "none"}, "single_steps and joint_steps are 0"),
         ({"singles": "runs/x", "shared_trunk": True}, "a shared trunk has no single networks, expected None"),
         ({"backbone": "resnet1"}, "backbone: found 'resnet1'"),
+        (
+            {"pretrained": True},
+            "pretrained and output_stride are of networks of timm, found them with backbone 'plain'",
+        ),
+        ({"backbone": "vgg16-largefov", "output_stride": 16}, "found them with backbone 'vgg16-largefov'"),
         ({"fusion": "glue"}, "fusion"),
     ],
 )

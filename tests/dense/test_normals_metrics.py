@@ -52,6 +52,17 @@ def test_angles_are_only_where_normals_are():
     assert (angular_errors(0 * normals, vectors(0)) - 90).abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("broken", [NAN, float("inf")])
+def test_normals_that_are_no_numbers_are_as_wrong_as_can_be(broken):
+    normals, valid = vectors(1, images=1), torch.ones(1, 5, 6, dtype=torch.bool)
+    predicted = normals.clone()
+    predicted[0, 1, 2, 3], predicted[0, 2, 0, 0], valid[0, 0, 0] = broken, broken, False
+    scores = DenseTaskScores()
+    scores.update(torch.tensor([0]), {"angles": angular_errors(predicted, normals, valid)})
+    assert scores.compute()["mean angle"] == pytest.approx(180 / 29, abs=1e-3)
+    assert scores.compute()["within 30"] == pytest.approx(100 * 28 / 29)
+
+
 @pytest.mark.parametrize("count", [1, 2, 101, 1000])
 def test_normal_scores_are_numpys(count):
     angles = 180 * torch.rand(count, generator=generator())
@@ -125,9 +136,12 @@ def expected():
     (_, first), (_, second) = batches()
     angles = torch.cat([first["angles"].flatten(), second["angles"].flatten()])
     matrix = first["confusion"].sum(dim=0) + second["confusion"].sum(dim=0)
+    classes = {name: float(value) for name, value in segmentation_scores(matrix).items()}
+    normals = normal_scores(angles[~angles.isnan()])
     return {
-        **{name: float(value) for name, value in segmentation_scores(matrix).items()},
-        **normal_scores(angles[~angles.isnan()]),
+        **classes,
+        **normals,
+        "both tasks": (classes["mIoU"] + (90 - normals["mean angle"]) / 90) / 2,
         **depth_scores(torch.cat([first["depth"], second["depth"]])),
     }
 

@@ -218,6 +218,14 @@ def test_other_settings_and_other_volumes_have_files_of_their_own(tmp_path, chan
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_other_code_has_files_of_its_own(tmp_path, monkeypatch):
+    train_organs(networks(), phantoms(), HOW, tmp_path)
+    (tmp_path / "changed.py").write_text("# another version\n")
+    monkeypatch.setattr("ommatid.nn.unet_nd.__file__", str(tmp_path / "changed.py"))
+    train_organs(networks(), phantoms(), HOW, tmp_path)
+    assert sum(path.is_dir() for path in tmp_path.iterdir()) == 2
+
+
 def test_probabilities_are_kept_too(tmp_path):
     made = networks(mode="prob")
     found = train_organs(made, phantoms(), replace(HOW, folds=2), tmp_path)

@@ -34,6 +34,17 @@ def test_every_map_has_its_own():
     assert ((maps >= found[:, None, None]).flatten(1).sum(dim=1) == 2).all()
 
 
-def test_a_constant_map_has_no_foreground_above_its_value():
-    threshold = otsu_threshold(torch.full((4, 4), 0.5))
-    assert threshold.isfinite()
+@pytest.mark.parametrize("value", [0.0, 0.018, 0.49, 0.51, 1.0])
+def test_a_map_that_cannot_be_parted_is_foreground_from_one_half_on(value):
+    parted = torch.tensor([[0.1, 0.1], [0.2, 0.2]])
+    maps = torch.stack([torch.full((2, 2), value), parted])
+    found = otsu_threshold(maps)
+    assert found[0] == 0.5
+    assert found[1] == otsu_threshold(parted)
+    assert (maps[0] >= found[0]).all() == (value > 0.5)
+
+
+def test_a_map_with_a_nan_cannot_be_parted_either():
+    parted = torch.tensor([[0.1, 0.1], [0.2, 0.2]])
+    found = otsu_threshold(torch.stack([torch.tensor([[0.1, 0.2], [torch.nan, 0.2]]), parted]))
+    assert found.tolist() == [0.5, float(otsu_threshold(parted))]

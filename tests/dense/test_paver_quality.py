@@ -1,6 +1,8 @@
 """Distortion counts where people look."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,6 +97,41 @@ def test_quality_is_compared_with_what_people_thought(rated):
     alone = method.quality(rated / "1.mp4", rated / "1_20.mp4")
     torch.testing.assert_close(found.videos[4][1].weighted, alone.weighted)
     assert json.loads(json.dumps(found.to_json()))["videos"][4]["psnr"] == round(alone.plain_psnr, 3)
+
+
+@pytest.fixture
+def mixed(rated, tmp_path):
+    """The same with a cube map among them: frames half as wide again as high."""
+    root = tmp_path / "mixed"
+    shutil.copytree(rated, root)
+    frames = np.zeros((7, 32, 48, 3), np.uint8)
+    write_video(root / "cube.mp4", frames, fps=10)
+    with (root / "ratings.csv").open("a") as table:
+        table.write("\n0.mp4,cube.mp4,50")
+    return root
+
+
+def test_other_projections_are_skipped_and_told(mixed, rated):
+    method = paver()
+    with pytest.warns(UserWarning, match=r"1 of 7 rated videos are skipped.*cube\.mp4") as told:
+        found = method.rated_quality(mixed, frames=2)
+    assert len(told) == 1
+    assert found.weighted == method.rated_quality(rated, frames=2).weighted
+    assert [Path(name).name for name in found.to_json()["skipped"]] == ["cube.mp4"]
+    assert len(found.to_json()["videos"]) == 6
+
+
+def test_what_cannot_be_compared_is_refused_before_any_video_is_watched(mixed, monkeypatch):
+    """Three videos of their reference's size, and one more that is not; a reference that is no view all around."""
+    lines = (mixed / "ratings.csv").read_text().splitlines()
+    (mixed / "ratings.csv").write_text("\n".join([*lines[:4], lines[-1]]))
+    method = paver()
+    monkeypatch.setattr(method, "watch", lambda *_: pytest.fail("a video was watched"))
+    with pytest.warns(UserWarning, match="1 of 4"), pytest.raises(InputError, match="rated: found 3 videos of their"):
+        method.rated_quality(mixed)
+    (mixed / "ratings.csv").write_text("\n".join([*lines, "cube.mp4,0.mp4,9"]))
+    with pytest.raises(InputError, match=r"cube\.mp4: found frames 1\.50 times as wide as high"):
+        method.rated_quality(mixed)
 
 
 def test_a_reference_is_watched_once_for_all_its_videos(rated, monkeypatch):

@@ -161,7 +161,10 @@ def test_the_export_is_the_method(batch):
     method = ref_net().eval()
     network, example, inputs, _ = method.exportable()
     assert inputs == ("images", "references", "reference_masks")
-    assert network(*example).shape == (1, 1, 16, 16)
+    images, references, masks = example
+    expected = method.activated(method.network(images, references, masks))
+    assert expected.shape == (1, 1, 16, 16)
+    torch.testing.assert_close(network(*example), expected)
 
 
 def test_the_published_size_builds():

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from ommatid.data.worlds.duos import DuoWorld
-from ommatid.dense.data import InMemory
-from ommatid.dense.reference_data import ReferenceData, few_of_each, shown_categories
+from ommatid.dense.data import InMemory, Views
+from ommatid.dense.reference_data import ReferenceData, few_of_each, outlining, shown_categories
 from ommatid.errors import InputError
 
 WORLD = {"categories": 4, "unlabelled": 6, "val": 3, "test": 4, "source": 5}
@@ -52,6 +52,27 @@ def test_masks_are_of_the_category_asked_for_and_references_show_it(data):
         reference = data.pictures["train"].label_map(query.references[0])
         assert torch.equal(batch.reference_masks[row, 0, 0] > 0, reference == query.category)
         assert batch.reference_masks[row].any()
+
+
+@pytest.mark.parametrize("augment", ["none", "turns", "scale-crop"])
+def test_references_of_training_always_outline_something(augment):
+    torch.manual_seed(0)
+    data = small(augment=augment)
+    found = [sample for _ in range(4) for sample in data.streams()["labelled"]]
+    assert all(sample.reference_masks.flatten(1).any(dim=1).all() for sample in found)
+
+
+def test_a_reference_whose_crops_all_miss_its_object_is_taken_whole(data):
+    class Missing(Views):
+        def of(self, number):
+            image, classes = super().of(number)
+            return image, torch.zeros_like(classes)
+
+    number, pictures = data.pool[0], data.pictures["train"]
+    category = data.shown["train"][number][0]
+    image, classes = outlining(Missing(pictures, 32), number, category)
+    assert torch.equal(image, pictures.pixels(number))
+    assert torch.equal(classes, pictures.label_map(number))
 
 
 def test_a_control_is_told_nothing_of_what_is_asked_for():

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dense.made_saliency import WORLD, Encoder, data, film
+from ommatid.data import saliency_videos
 from ommatid.data.worlds.sphere import SphereWorld
 from ommatid.dense.saliency_data import SaliencyData, Windows, held_out, prior_maps
 from ommatid.dense.saliency_scores import frame_identity, frame_scores
@@ -107,6 +108,14 @@ def test_a_folder_of_ones_own_may_have_maps_or_none(tmp_path):
     assert {split: len(each) for split, each in module.videos.items()} == {"train": 1, "test": 1, "val": 1}
     assert not module.first_batch("test", 1).scored.any()
     assert module.describe()["name"].endswith("(folder)")
+
+
+def test_frames_of_a_video_are_counted_once(written, monkeypatch):
+    counted, count = [], saliency_videos.count_frames
+    monkeypatch.setattr(saliency_videos, "count_frames", lambda path: counted.append(path) or count(path))
+    windows = lent(root=str(written), map_height=32).dataset("test")
+    assert [each.start for each in windows] == [0, 3, 4, 0, 3, 4]
+    assert len(counted) == len(set(counted)) == 2
 
 
 def test_a_method_gets_windows_of_its_size():

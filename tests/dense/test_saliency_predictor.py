@@ -53,6 +53,14 @@ def test_a_folder_of_frames_is_a_video(tmp_path):
     torch.testing.assert_close(method.predict(tmp_path / "frames").maps, method.predict(tmp_path / "a.mp4").maps)
 
 
+def test_raw_frames_are_a_video(tmp_path):
+    path = tmp_path / "street_64x32.yuv"
+    path.write_bytes(torch.randint(256, (4 * 64 * 32 * 3 // 2,), dtype=torch.uint8).numpy().tobytes())
+    found = paver().predict(path)
+    assert len(found.maps) == 4
+    assert found.fps == 25
+
+
 def test_maps_lie_between_0_and_1_and_differ_from_frame_to_frame(tmp_path):
     maps = paver().predict(film(tmp_path / "a.mp4")).maps
     assert maps.amin() == 0

@@ -45,6 +45,25 @@ def test_scores_are_those_of_the_metrics():
     assert {"AUC_Judd", "AUC_Borji", "CC_high"} <= set(found)
 
 
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+def test_maps_that_are_no_numbers_have_the_worst_scores(broken):
+    """No better than the opposite of the truth; and what is scored beside them does not notice."""
+    maps, place = PREDICTED.clone(), torch.tensor([1, 4])
+    maps[1, 3, 5], maps[4] = broken, broken
+    found, fair = frame_scores(maps, DENSITY, FRAMES), frame_scores(PREDICTED, DENSITY, FRAMES)
+    opposite = frame_scores(DENSITY.amax() - DENSITY, DENSITY, FRAMES)
+    for name, values in found.items():
+        assert torch.equal(values[[0, 2, 3]].nan_to_num(), fair[name][[0, 2, 3]].nan_to_num()), name
+        # Fixations are their own false alarms (E17), which takes a few pixels from the opposite's area.
+        worse = values >= opposite[name] if name == "KLD" else values <= opposite[name] + 1e-2
+        assert (worse | opposite[name].isnan())[place].all(), name
+    for name, worst in {"CC": -1, "sphere_CC": -1, "SIM": 0, "AUC_Judd": 0, "AUC_Borji": 0}.items():
+        assert found[name][place].tolist() == [worst] * 2
+    scores = VideoScores()
+    scores.update(FRAMES, frame_scores(torch.full_like(PREDICTED, broken), DENSITY, FRAMES))
+    assert scores.compute()["CC"] == -1
+
+
 def test_high_latitudes_are_those_of_what_people_look_at():
     maps = torch.zeros(3, 16, 32)
     maps[0, 1, 5] = maps[1, 8, 5] = maps[2, 14, 5] = 1.0

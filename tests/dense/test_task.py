@@ -1,10 +1,11 @@
 import json
+import weakref
 
 import numpy as np
 import torch
 from PIL import Image
 
-from ommatid.dense.task import BoundaryBatch, MaskBatch, Segmentation
+from ommatid.dense.task import BoundaryBatch, MaskBatch, Segmentation, TiledSegmentation
 
 
 def masks(count):
@@ -36,6 +37,25 @@ def test_share_and_box_of_the_foreground():
     assert told == {"width": 10, "height": 6, "foreground": 0.25, "box": [2, 1, 7, 4], "threshold": 0.5}
     assert json.loads(json.dumps(told)) == told
     assert found(torch.zeros(6, 10)).to_json()["box"] is None
+
+
+def test_a_large_mask_is_told_of_part_by_part(monkeypatch):
+    """The same as of the whole, and never more than two parts in memory."""
+    alive, most, parts = [], [], TiledSegmentation.masks
+
+    def watched(self):
+        for part in parts(self, rows=2):
+            alive.append(weakref.ref(part.untyped_storage()))
+            most.append(sum(each() is not None for each in alive))
+            yield part
+
+    monkeypatch.setattr(TiledSegmentation, "masks", watched)
+    mask = torch.zeros(31, 10)
+    mask[5:24, 2:7] = 1
+    levels = (mask * 255).to(torch.uint8)
+    assert TiledSegmentation(torch.rand(3, 31, 10), levels, 0.5).to_json() == found(mask).to_json()
+    assert len(most) == 16
+    assert max(most) <= 2
 
 
 def test_a_drawing_is_the_lit_image_and_the_mask_beside_it(tmp_path):

@@ -13,6 +13,12 @@ from ommatid.nn.boundary import boundary_tuple
 from ommatid.nn.morphology import dilate, erode
 
 
+def normalised(images):
+    """In the units of ImageNet, written out."""
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    return (images - mean[:, None, None]) / std[:, None, None]
+
+
 @pytest.mark.parametrize("pseudo_mask", ["source", "morphed"])
 def test_critics_compare_source_cut_outs_with_predicted_and_with_wrong_ones(pseudo_mask):
     method, batch = trans_net(pseudo_mask=pseudo_mask, kernels=[3, 3], negative_weight=0.5), step()
@@ -20,8 +26,8 @@ def test_critics_compare_source_cut_outs_with_predicted_and_with_wrong_ones(pseu
     torch.manual_seed(5)
     found = method.criticism(batch, predicted)
     torch.manual_seed(5)
-    images, masks = batch.source.images, batch.source.masks
-    real, fake = boundary_tuple(images, masks), boundary_tuple(batch.unlabelled.images, predicted)
+    images, masks = normalised(batch.source.images), batch.source.masks
+    real, fake = boundary_tuple(images, masks), boundary_tuple(normalised(batch.unlabelled.images), predicted)
     expected = 0.0
     for name, wrong in ((INNER, erode), (OUTER, dilate)):
         # As many draws as the method makes: one window each.
@@ -39,7 +45,7 @@ def test_both_critics_see_the_same_of_a_prediction():
     method, batch = trans_net(), masked(2)
     found = method.cut_outs(batch.images, batch.masks)
     assert list(found) == [INNER, OUTER]
-    assert torch.equal(found[INNER], boundary_tuple(batch.images, batch.masks))
+    assert torch.equal(found[INNER], boundary_tuple(normalised(batch.images), batch.masks))
     assert found[INNER] is found[OUTER]
     assert list(trans_net(judges=[OUTER]).cut_outs(batch.images, batch.masks)) == [OUTER]
 
@@ -50,11 +56,15 @@ def test_windows_are_odd_and_between_the_two():
     assert {method.kernel() for _ in range(60)} == {3, 5, 7, 9}
     with pytest.raises(InputError, match="kernel must be odd and at least 1, found 4"):
         trans_net(kernels=[4, 9])
+    for kernels in ([9, 3], [3], [3, 5, 7]):
+        with pytest.raises(InputError, match="kernels must be a smallest and a largest side, found"):
+            trans_net(kernels=kernels)
 
 
 def test_critics_learn_to_tell_clean_cut_outs_from_wrong_ones():
     """With the sources' own masks as fakes nothing but the pseudo samples tells."""
     settings = {"critic_sigmoid": False, "pseudo_mask": "morphed", "critic_base": 8, "kernels": [5, 5], "penalty": 1.0}
+    settings["negative_weight"] = 0.5
     method, batch = trans_net(**settings), step(16, 16, 1)
     batch.source.images = batch.source.masks * 0.8 + (1 - batch.source.masks) * 0.2 + 0.02 * torch.randn(16, 3, 16, 16)
     batch.unlabelled = batch.source
@@ -64,7 +74,7 @@ def test_critics_learn_to_tell_clean_cut_outs_from_wrong_ones():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    images, masks = batch.source.images, batch.source.masks
+    images, masks = method.normalise(batch.source.images), batch.source.masks
     clean = boundary_tuple(images, masks)
     for name, wrong in ((INNER, erode), (OUTER, dilate)):
         critic = method.critics[name]

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from dense.made_volumes import stationing
 from ommatid.data.volume_files import write_nifti
 from ommatid.data.worlds.phantoms import PhantomWorld
+from ommatid.dense import volume_views
 from ommatid.dense.volume_data import VolumeData
 from ommatid.dense.volume_task import UNKNOWN
 from ommatid.dense.volume_views import file_labels, network_input
@@ -78,6 +80,27 @@ def test_the_window_is_what_is_shown(written):
     torch.testing.assert_close(wide * 2000 - 1000, usual * 400 - 160, atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("channel", ["CT", "ct_venous"])
+def test_a_ct_is_shown_in_the_window_of_soft_tissue(uneven, channel):
+    describe(uneven, channel_names={"0": channel})
+    assert VolumeData(str(uneven)).window == [-160.0, 240.0]
+
+
+def test_a_window_is_asked_for_where_volumes_are_no_ct(uneven):
+    describe(uneven, channel_names={"0": "T1"})
+    data = VolumeData(str(uneven))
+    with pytest.raises(
+        InputError, match=r"window: found none for volumes of 'T1' in .*, expected the two of their intensities"
+    ):
+        data.first_batch("test")
+    with pytest.raises(InputError, match="window: found none"):
+        stationing(data)
+    assert VolumeData(str(uneven), window=[0.0, 100.0]).volumes("test")[0].image.amax() == 1
+    # A trained method brings its own.
+    data.use(None, [0.0, 100.0])
+    assert data.volumes("test")[0].image.amax() == 1
+
+
 def test_training_parts_are_drawn_and_evaluation_is_whole():
     data = small(patch=[8, 8], augment="affine", batch_size=3)
     assert data.dataset("train").draws
@@ -99,6 +122,10 @@ def test_patches_larger_than_a_volume_say_what_is_unknown():
     assert (sample.labels != UNKNOWN).sum() == 16 * 16
 
 
+def describe(root, **more):
+    (root / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "7": 1}, **more}))
+
+
 @pytest.fixture
 def uneven(tmp_path):
     """Six cases of six sizes without organs, and no test part."""
@@ -109,7 +136,7 @@ def uneven(tmp_path):
         labels[2:4, 2:4] = 1
         for kind, name, content in (("images", f"c{number}_0000", labels * 100.0), ("labels", f"c{number}", labels)):
             write_nifti(tmp_path / f"{kind}Tr" / f"{name}.nii.gz", content, np.eye(4))
-    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "7": 1}}))
+    describe(tmp_path)
     folds = [{"train": [f"c{number}" for number in range(5)], "val": ["c5"]}]
     (tmp_path / "splits_final.json").write_text(json.dumps(folds))
     return tmp_path
@@ -127,6 +154,34 @@ def test_volumes_of_several_sizes_are_evaluated_one_by_one(uneven):
     with pytest.raises(InputError, match="found 9 x 8 x 4 voxels, expected 8 x 8 x 4 as before: set patch"):
         VolumeData(str(uneven)).first_batch("train")
     assert set(VolumeData(str(uneven)).baselines("test")) == {"all background"}
+
+
+def test_as_many_bytes_are_kept_as_may_be(written, monkeypatch):
+    """Truth on the grid of the files counts, too; a byte a voxel is kept of it, and the same values come back."""
+    coarse = {"spacing": [2.0, 2.0, 2.0]}
+    volumes, read = VolumeData(str(written), **coarse).volumes("train"), []
+    expected = [volumes[number] for number in range(6)]
+    each = 8 * 8 * 12 * (4 + 1 + 1) + 16 * 16 * 12
+    monkeypatch.setattr(volume_views, "MOST_KEPT", 3 * each)
+    shown = volume_views.shown_volume
+    monkeypatch.setattr(volume_views, "shown_volume", lambda *rest: read.append(rest[-1]) or shown(*rest))
+    volumes = VolumeData(str(written), **coarse).volumes("train")
+    for _ in range(2):
+        for found, sample in zip(volumes.each(), expected, strict=True):
+            for name in ("image", "labels", "organs", "truth"):
+                assert torch.equal(getattr(found, name), getattr(sample, name))
+                assert getattr(found, name).dtype == getattr(sample, name).dtype
+    assert read == [0, 1, 2, 3, 4, 5, 3, 4, 5]
+    assert expected[0].labels.dtype == expected[0].truth.dtype == torch.long
+
+
+def test_the_usual_class_is_the_most_frequent_one():
+    volumes = small().volumes("train")
+    truth = torch.stack([sample.truth for sample in volumes.each()])
+    known = torch.where(truth == UNKNOWN, 0, truth)
+    classes = len(small().class_names)
+    expected = torch.stack([(known == number).sum(dim=0) for number in range(classes + 1)]).argmax(dim=0)
+    assert torch.equal(volumes.usual(classes), expected)
 
 
 def test_baselines_are_scores_of_fixed_maps():

@@ -1,4 +1,5 @@
 import weakref
+import zlib
 from itertools import pairwise
 
 import numpy as np
@@ -7,9 +8,11 @@ import torch
 from PIL import Image
 
 from dense.made import trans_net
+from ommatid.data.images import read_image
+from ommatid.dense.otsu import otsu_of_counts
 from ommatid.dense.task import TiledSegmentation, shown_step
 from ommatid.dense.windows import TiffBands, WholeImage, map_in_bands, open_bands, window_starts
-from ommatid.errors import InputError
+from ommatid.errors import InputError, MissingDependency
 
 tifffile = pytest.importorskip("tifffile", reason="large images need pip install 'ommatid[slides]'")
 
@@ -96,6 +99,51 @@ def test_grey_and_transparent_tiffs_are_seen_in_colour(tmp_path):
     assert np.array_equal(TiffBands(tmp_path / "four.tif").rows(0, 50).permute(1, 2, 0).numpy(), four[..., :3])
 
 
+def gradient():
+    rows, columns = np.mgrid[:50, :70]
+    return np.stack([columns * 3, rows * 4, rows + columns], axis=-1).astype(np.uint8)
+
+
+def same_in_parts(path):
+    bands, expected = open_bands(path), read_image(path)
+    found = torch.cat([bands.rows(top, min(top + 16, bands.height)) for top in range(0, bands.height, 16)], dim=1)
+    assert found.shape == expected.shape
+    assert (found.int() - expected.int()).abs().max() <= 2
+    return isinstance(bands, TiffBands)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+@pytest.mark.parametrize("compression", ["tiff_lzw", "jpeg"])
+def test_compressed_slides_are_read_row_by_row(tmp_path, compression, mode):
+    """The strips of JPEG have their tables in a tag of their own."""
+    pytest.importorskip("imagecodecs", reason="JPEG and LZW need pip install 'ommatid[slides]'")
+    Image.fromarray(gradient()).convert(mode).save(tmp_path / "x.tif", compression=compression)
+    assert same_in_parts(tmp_path / "x.tif")
+
+
+@pytest.mark.parametrize(
+    ("options", "in_parts"),
+    [
+        ({"photometric": "miniswhite"}, True),
+        ({"photometric": "rgb", "extratags": [(274, "H", 1, 6, True)]}, False),
+        ({"photometric": "rgb", "extrasamples": ["assocalpha"]}, False),
+    ],
+    ids=["white is zero", "turned", "multiplied by alpha"],
+)
+def test_pixels_mean_the_same_in_parts_as_in_the_whole(tmp_path, options, in_parts):
+    pixels = gradient()[..., 0] if options["photometric"] == "miniswhite" else gradient()
+    if "extrasamples" in options:
+        pixels = np.dstack([pixels // 2, np.full((50, 70), 128, np.uint8)])
+    tifffile.imwrite(tmp_path / "x.tif", pixels, **options)
+    assert same_in_parts(tmp_path / "x.tif") == in_parts
+
+
+@pytest.mark.parametrize("mode", ["P", "CMYK"])
+def test_palettes_and_inks_are_read_as_a_whole(tmp_path, mode):
+    Image.fromarray(gradient()).convert(mode).save(tmp_path / "x.tif")
+    assert not same_in_parts(tmp_path / "x.tif")
+
+
 def test_other_files_are_read_as_a_whole(tmp_path):
     Image.fromarray(picture()).save(tmp_path / "x.png")
     assert np.array_equal(open_bands(tmp_path / "x.png").rows(5, 9).permute(1, 2, 0).numpy(), picture()[5:9])
@@ -113,6 +161,36 @@ def test_what_cannot_be_read_is_told_in_one_sentence(tmp_path):
     for window, overlap in ((0, 0.5), (4, 1.0)):
         with pytest.raises(InputError, match="tile and overlap: found"):
             next(map_in_bands(brightness, WholeImage(torch.zeros(3, 4, 4, dtype=torch.uint8)), window, overlap))
+
+
+@pytest.mark.parametrize("fault", [zlib.error("Error -3"), ValueError("no strip"), RuntimeError("LzwError")])
+def test_a_damaged_part_is_told_in_one_sentence(tmp_path, fault):
+    """Which error it is depends on the decoder that is installed."""
+
+    def broken(*_, **__):
+        raise fault
+
+    tifffile.imwrite(tmp_path / "x.tif", picture(), photometric="rgb", compression="zlib")
+    bands = open_bands(tmp_path / "x.tif")
+    bands.page.decode = broken
+    with pytest.raises(InputError, match=r"x.tif: found a damaged part 0 \(.*\), expected pixels"):
+        bands.rows(0, 4)
+
+
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    def lacking(*_, **__):
+        raise ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package")
+
+    tifffile.imwrite(tmp_path / "x.tif", picture(), photometric="rgb")
+    bands = open_bands(tmp_path / "x.tif")
+    bands.page.decode = lacking
+    with pytest.raises(MissingDependency, match=r"x.tif: its compression needs imagecodecs: pip install 'ommatid\[sli"):
+        bands.rows(0, 4)
+    monkeypatch.setitem(__import__("sys").modules, "tifffile", None)
+    with pytest.raises(
+        MissingDependency, match=r"x.tif: TIFF in parts needs tifffile: pip install 'ommatid\[slides\]'"
+    ):
+        open_bands(tmp_path / "x.tif")
 
 
 # --- predictions in windows ---
@@ -160,7 +238,8 @@ def test_windows_may_be_larger_than_what_was_trained_on(slide):
 def test_otsu_is_chosen_of_the_whole_map(slide):
     method = trans_net(threshold="otsu")
     method.network = Bright()
-    assert 0 < method.predict(slide, tile=16).threshold < 1
+    found = method.predict(slide, tile=16)
+    assert found.threshold == float(otsu_of_counts(found.levels.flatten().bincount(minlength=256).float()))
     assert method.predict(slide, tile=16, threshold=0.9).threshold == 0.9
 
 

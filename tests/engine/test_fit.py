@@ -66,6 +66,17 @@ def test_best_is_the_best_validated_epoch(run, monkeypatch, mode, best):
     assert torch.equal(Toy.load(run.best).line.weight, [weights[1], method.line.weight][best])
 
 
+def test_an_epoch_without_a_score_is_never_the_best(run, monkeypatch):
+    scores = iter([float("nan"), 2.0, float("inf")])
+    monkeypatch.setattr(Toy, "score", lambda self, batch: {"error": torch.full((len(batch),), next(scores))})
+    weights = []
+    method = Toy()
+    method.on_validation_end = lambda: weights.append(method.line.weight.detach().clone())
+    options = {"max_epochs": 3, "limit_val_batches": 1, "num_sanity_val_steps": 0}
+    fit(method, PointData(), run, options)
+    assert torch.equal(Toy.load(run.best).line.weight, weights[1])
+
+
 def test_the_best_of_a_killed_run_stays_the_best(run):
     """What comes after resuming is worse: the file of the first part must not be overwritten."""
     method = make(recipe=Recipe("momentum", lr=1e-3, momentum=0.0, schedule="constant"))

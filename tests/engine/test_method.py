@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 
 from engine.toy import Adversaries, PointData, Toy
 from ommatid.engine.data import DataModule
@@ -77,8 +78,24 @@ def test_a_schedule_by_epochs_ends_where_the_steps_end():
     method = Watched(critic_recipe=Recipe("adam", lr=1e-2, schedule="linear", per="epoch"))
     fit(method, PointData(), trainer={"max_epochs": -1, "max_steps": 9 * BATCHES, "limit_val_batches": 0})
     rates = [critic for critic, _ in method.rates]
-    assert rates == sorted(rates, reverse=True)
-    assert rates[0] > rates[-1] > 0
+    # Three updates a batch, so there are three epochs.
+    assert rates == pytest.approx([1e-2] * BATCHES + [1e-2 * 2 / 3] * BATCHES + [1e-2 / 3] * BATCHES, rel=1e-4)
+
+
+def test_a_schedule_by_updates_ends_where_the_steps_of_all_optimisers_end():
+    method = Watched(Recipe("momentum", momentum=0.0, lr=1e-2, schedule="linear"))
+    fit(method, PointData(), trainer={"max_epochs": -1, "max_steps": 4 * 3, "limit_val_batches": 0})
+    assert [line for _, line in method.rates] == pytest.approx([1e-2, 7.5e-3, 5e-3, 2.5e-3], rel=1e-4)
+
+
+def test_a_schedule_by_epochs_knows_accumulated_batches():
+    rates = []
+    method = Toy(recipe=Recipe("momentum", lr=1e-2, momentum=0.0, schedule="linear", per="epoch"))
+    method.on_train_epoch_start = lambda: rates.append(method.optimizers().param_groups[0]["lr"])
+    # Three batches, two at a time, are two updates an epoch.
+    options = {"max_epochs": -1, "max_steps": 8, "accumulate_grad_batches": 2, "limit_val_batches": 0}
+    fit(method, PointData(), trainer=options)
+    assert rates == pytest.approx([1e-2, 7.5e-3, 5e-3, 2.5e-3], rel=1e-4)
 
 
 def test_a_phase_of_several_updates_a_step_has_a_schedule_as_long():
@@ -102,6 +119,21 @@ def test_gradients_are_clipped_to_their_norm(kind):
     method.on_train_batch_end = note
     trained(method, data=PointData(scale=1000.0))
     assert steps == pytest.approx([0.25] * BATCHES, rel=1e-3)
+
+
+def test_gradients_of_half_precision_are_clipped_in_their_own_units():
+    recipe = Recipe("momentum", lr=1.0, momentum=0.0, schedule="constant", clip_norm=1.0)
+    moved = []
+    for scale in (1.0, 64.0):
+        torch.manual_seed(0)
+        method = Adversaries(recipe=recipe)
+        before = method.line.weight.detach().clone()
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        half = MixedPrecision("16-mixed", "cpu", scaler)
+        fit(method, PointData(), trainer={"max_epochs": 1, "limit_train_batches": 1, "plugins": [half]})
+        moved.append(method.line.weight.detach() - before)
+    assert 0 < moved[0].norm() <= 1
+    torch.testing.assert_close(moved[1], moved[0], rtol=0.05, atol=1e-3)
 
 
 def test_forgetting_clears_the_momenta_of_one_phase():

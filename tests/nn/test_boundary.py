@@ -51,6 +51,16 @@ def test_a_sigmoid_keeps_scores_between_0_and_1():
     assert linear(tuples).abs().max() > 1
 
 
+def test_weights_begin_as_published():
+    torch.manual_seed(0)
+    critic = PatchCritic(base=32, blocks=4)
+    for layer in (module for module in critic.modules() if isinstance(module, nn.Conv2d)):
+        area = layer.kernel_size[0] * layer.kernel_size[1]
+        expected = (2 / (area * (layer.in_channels + layer.out_channels))) ** 0.5
+        assert float(layer.weight.std()) == pytest.approx(expected, rel=0.1)
+        assert layer.bias is None or float(layer.bias.std()) == pytest.approx(1, rel=0.3)
+
+
 def test_released_names_become_ours():
     critic = PatchCritic(blocks=2)
     theirs = {

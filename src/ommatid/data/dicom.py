@@ -10,16 +10,21 @@ from ommatid.errors import InputError, MissingDependency
 
 EVEN = 0.02
 """By which share of their distance slices may be out of place."""
+BESIDE = 0.1
+"""By which share of their distance slices may lie beside their common line."""
+FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
+"""What a DICOM file without the preamble of 128 bytes begins with."""
 
 
 def read_series(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Voxels (column, row, slice) in the scanner's unit (HU of a CT), and the affine from their indices to mm, RAS+.
 
-    Files that are no DICOM images are passed over. Compressed slices need the packages that pydicom asks for.
+    Slices may each be shifted within their plane as a tilted gantry does it: the axis along them is then oblique. Files
+    that are no DICOM images are passed over. Compressed slices need the packages that pydicom asks for.
 
     Raises:
         InputError: the folder has no slices or those of several series, slices differ in size or direction, one is
-            missing, or one cannot be decoded.
+            missing, damaged or beside the line of the others, or one cannot be decoded.
         MissingDependency: without pydicom.
     """
     try:
@@ -29,15 +34,13 @@ def read_series(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     slices = _slices(folder, pydicom)
     first = slices[0]
     _refuse_others(folder, slices)
-    along, down = (np.array(first.ImageOrientationPatient[part], float) for part in (slice(0, 3), slice(3, 6)))
+    orientation, (between_rows, between_columns) = _orientation(first), _numbers(first, "PixelSpacing", 2)
+    along, down = orientation[:3], orientation[3:]
     normal = np.cross(along, down)
-    slices.sort(key=lambda each: float(normal @ np.array(each.ImagePositionPatient, float)))
-    start = np.array(slices[0].ImagePositionPatient, float)
-    step = _step(folder, slices, normal)
-    # PixelSpacing is that of rows, then of columns.
+    slices.sort(key=lambda each: float(normal @ _place(each)))
     affine = np.eye(4)
     affine[:3] = np.stack(
-        [along * float(first.PixelSpacing[1]), down * float(first.PixelSpacing[0]), normal * step, start], axis=1
+        [along * between_columns, down * between_rows, _step(folder, slices, normal), _place(slices[0])], axis=1
     )
     # DICOM's x grows to the left, its y to the back.
     return np.stack([_voxels(each) for each in slices], axis=2), np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
@@ -45,50 +48,83 @@ def read_series(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _slices(folder: Path, pydicom: Any) -> list[Any]:
     """All images of the folder, headers alone."""
-    found = []
-    for path in sorted(folder.iterdir()):
-        if path.is_dir() or path.name.startswith("."):
-            continue
-        try:
-            header = pydicom.dcmread(path, stop_before_pixels=True)
-        except (pydicom.errors.InvalidDicomError, OSError):
-            continue
-        if "ImagePositionPatient" in header:
-            found.append(header)
-    if not found:
+    files = (path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith("."))
+    headers = [header for path in files if (header := _header(path, pydicom)) is not None]
+    kinds = {_kind(header) for header in headers if "ImagePositionPatient" in header}
+    if not kinds:
         raise InputError(f"{folder}: found no DICOM slices, expected those of one series")
+    # A slice that breaks off early has no place any more, but is still of their kind.
+    return [header for header in headers if _kind(header) in kinds]
+
+
+def _header(path: Path, pydicom: Any) -> Any:
+    """Of a DICOM file; None of a file that is clearly none."""
+    with path.open("rb") as file:
+        begin = file.read(132)
+    marked = begin[128:] == b"DICM" or path.suffix.lower() == ".dcm"
+    if not marked and begin[:2] not in FIRST_GROUPS:
+        return None
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        if _kind(header):
+            return header
+        reason = "no SOPClassUID"
+    except Exception as error:  # the parser stumbles over damage in many ways
+        reason = str(error)
+    if marked:
+        raise InputError(f"{path}: found a damaged file ({reason}), expected a DICOM slice")
+    return None
+
+
+def _kind(header: Any) -> str:
+    return str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID", ""))
+
+
+def _place(header: Any) -> np.ndarray:
+    return _numbers(header, "ImagePositionPatient", 3)
+
+
+def _orientation(header: Any) -> np.ndarray:
+    return _numbers(header, "ImageOrientationPatient", 6)
+
+
+def _numbers(header: Any, tag: str, count: int) -> np.ndarray:
+    try:
+        found = np.atleast_1d(np.array(header[tag].value, float))
+    except (KeyError, TypeError, ValueError):
+        found = np.empty(0)
+    if found.shape != (count,) or not np.isfinite(found).all():
+        raise InputError(f"{header.filename}: found no {tag} of {count} numbers, expected it of every slice")
     return found
 
 
 def _refuse_others(folder: Path, slices: list[Any]) -> None:
+    needed = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2, "Rows": 1, "Columns": 1}
+    for each in slices:
+        for tag, count in needed.items():
+            _numbers(each, tag, count)
     series = {str(each.get("SeriesInstanceUID", "")) for each in slices}
     if len(series) > 1:
         raise InputError(f"{folder}: found slices of {len(series)} series, expected those of one")
     first = slices[0]
-    needed = ("ImageOrientationPatient", "PixelSpacing", "Rows", "Columns")
-    for each in slices:
-        for tag in needed:
-            if each.get(tag) is None:
-                raise InputError(f"{each.filename}: found no {tag}, expected it of every slice")
     for each in slices[1:]:
         if (each.Rows, each.Columns) != (first.Rows, first.Columns):
             raise InputError(
                 f"{each.filename}: found {each.Columns} x {each.Rows} pixels, expected {first.Columns} x {first.Rows} "
                 f"as {Path(first.filename).name} has"
             )
-        turned = np.array(each.ImageOrientationPatient, float) - np.array(first.ImageOrientationPatient, float)
-        if abs(turned).max() > 1e-3:
+        if abs(_orientation(each) - _orientation(first)).max() > 1e-3:
             raise InputError(
                 f"{each.filename}: found a slice that is turned, expected the direction of {Path(first.filename).name}"
             )
 
 
-def _step(folder: Path, slices: list[Any], normal: np.ndarray) -> float:
-    """The distance of neighbouring slices, in mm."""
+def _step(folder: Path, slices: list[Any], normal: np.ndarray) -> np.ndarray:
+    """From each slice to the next, in mm."""
     if len(slices) == 1:
-        return float(slices[0].get("SpacingBetweenSlices") or slices[0].get("SliceThickness") or 1.0)
-    places = np.array([normal @ np.array(each.ImagePositionPatient, float) for each in slices])
-    steps = np.diff(places)
+        return normal * float(slices[0].get("SpacingBetweenSlices") or slices[0].get("SliceThickness") or 1.0)
+    places = np.array([_place(each) for each in slices])
+    steps = np.diff(places @ normal)
     usual = float(np.median(steps))
     for place, step in enumerate(steps):
         if abs(step - usual) > max(EVEN * usual, 1e-3):
@@ -96,7 +132,14 @@ def _step(folder: Path, slices: list[Any], normal: np.ndarray) -> float:
                 f"{folder}: found {step:.4g} mm between {Path(slices[place].filename).name} and "
                 f"{Path(slices[place + 1].filename).name}, expected {usual:.4g} mm as between the others"
             )
-    return float(steps.mean())
+    step = (places[-1] - places[0]) / (len(places) - 1)
+    beside = np.linalg.norm(places - (places[0] + np.arange(len(places))[:, None] * step), axis=1)
+    if beside.max() > max(BESIDE * usual, 1e-3):
+        raise InputError(
+            f"{slices[int(beside.argmax())].filename}: found a slice {beside.max():.3g} mm beside the line from the "
+            "first to the last one, expected all on it"
+        )
+    return step
 
 
 def _voxels(header: Any) -> np.ndarray:
@@ -106,9 +149,15 @@ def _voxels(header: Any) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            pixels = pydicom.dcmread(header.filename).pixel_array
+            content = pydicom.dcmread(header.filename, force=True)
+            # What a file without the preamble has where it does not say.
+            content.file_meta.setdefault("TransferSyntaxUID", pydicom.uid.ImplicitVRLittleEndian)
+            pixels = content.pixel_array
     except Exception as error:  # decoders raise what they like
         raise InputError(f"{header.filename}: found pixels that cannot be decoded ({error}), expected some") from error
+    if pixels.shape != (header.Rows, header.Columns):
+        found, expected = (" x ".join(map(str, each)) for each in (pixels.shape, (header.Rows, header.Columns)))
+        raise InputError(f"{header.filename}: found {found} values, expected {expected}, one a pixel")
     slope, offset = float(header.get("RescaleSlope") or 1), float(header.get("RescaleIntercept") or 0)
     scaled = pixels.T * slope + offset
     return scaled.astype(np.int32 if slope.is_integer() and offset.is_integer() else np.float32)

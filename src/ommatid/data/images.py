@@ -259,12 +259,15 @@ def read_image(
     """One image file as bytes, upright, in colour (3 channels) or grey (1), resized if a size is given.
 
     Raises:
-        InputError: the file is missing, truncated or no image, or there are neither 1 nor 3 channels.
+        InputError: the file is missing, truncated or no image, has floats beyond 0 to 1, or there are neither 1 nor 3
+            channels.
     """
     _grey_or_colour(channels)
     try:
         with Image.open(path) as file:
-            return _upright_pixels(file, channels, size, fit)
+            return _upright_pixels(file, str(path), channels, size, fit)
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(f"{path}: found no such file, expected an image") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -280,7 +283,7 @@ def decode_image(
         place: where the bytes come from, for the error.
 
     Raises:
-        InputError: the bytes are truncated or no image, or there are neither 1 nor 3 channels.
+        InputError: the bytes are truncated, no image, or floats beyond 0 to 1, or there are neither 1 nor 3 channels.
 
     Examples:
         >>> encoded = io.BytesIO()
@@ -291,7 +294,9 @@ def decode_image(
     _grey_or_colour(channels)
     try:
         with Image.open(io.BytesIO(encoded)) as file:
-            return _upright_pixels(file, channels, size)
+            return _upright_pixels(file, place, channels, size)
+    except InputError:
+        raise
     except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
         raise InputError(f"{place}: found {len(encoded)} damaged bytes, expected an encoded image") from error
 
@@ -302,9 +307,9 @@ def _grey_or_colour(channels: int) -> None:
 
 
 def _upright_pixels(
-    file: Image.Image, channels: int, size: int | tuple[int, int] | None, fit: Fit = "squash"
+    file: Image.Image, place: str, channels: int, size: int | tuple[int, int] | None, fit: Fit = "squash"
 ) -> UInt8[Tensor, "channel height width"]:
-    image = _eight_bits(ImageOps.exif_transpose(file)).convert("RGB" if channels == 3 else "L")
+    image = _eight_bits(ImageOps.exif_transpose(file), place).convert("RGB" if channels == 3 else "L")
     if size is not None:
         height, width = (size, size) if isinstance(size, int) else size
         image = (
@@ -324,8 +329,13 @@ def _cropped(image: Image.Image, width: int, height: int) -> Image.Image:
     return image.resize(sides, Image.Resampling.BICUBIC).crop((left, top, left + width, top + height))
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Sixteen-bit images scaled down; Pillow alone would clip them to white."""
+def _eight_bits(image: Image.Image, place: str) -> Image.Image:
+    """Sixteen-bit images and floats scaled to bytes; Pillow alone would clip them to white or black."""
+    if image.mode == "F":
+        values = np.asarray(image)
+        if not (values.min() >= 0 and values.max() <= 1):
+            raise InputError(f"{place}: found floats from {values.min():g} to {values.max():g}, expected 0 to 1")
+        return Image.fromarray((values * 255).round().astype(np.uint8))
     if not image.mode.startswith("I"):
         return image
     return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))

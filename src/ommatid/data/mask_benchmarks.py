@@ -256,6 +256,10 @@ def _coco_records(file: Path, content: dict[str, Any]) -> Iterator[tuple[int, tu
     for number, record in json_records(file, content, "images", fields):
         if record["id"] in seen:
             raise InputError(f"{file}, images {number}: found the id {record['id']} again, expected one of its own")
+        if min(record["height"], record["width"]) < 1:
+            raise InputError(
+                f"{file}, images {number}: found {record['height']} x {record['width']} pixels, expected 1 or more"
+            )
         seen.add(record["id"])
         yield record["id"], (f"{file}, images {number}", record)
 

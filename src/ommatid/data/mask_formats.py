@@ -96,28 +96,24 @@ def _own_parts(root: Path, images: str) -> Parts:
 
 
 def _own_listing(root: Path, place: Path, images: str) -> Listing:
-    class_names = _own_classes(root)
-    listing = _paired(place / images, place / "masks", _own_decode(class_names), complete=False)
+    class_names, decode = _own_classes(root)
+    listing = _paired(place / images, place / "masks", decode, complete=False)
     records = listing.records if images != "tiles" else [_with_origin(record) for record in listing.records]
     return Listing(place / images, records, class_names)
 
 
-def _own_classes(root: Path) -> tuple[str, ...]:
-    """The lines of classes.txt, less a first one that is background."""
+def _own_classes(root: Path) -> tuple[tuple[str, ...], Decode]:
+    """The lines of classes.txt, less a first one that is background, and what reads the masks beside it."""
     given = root / "classes.txt"
     if not given.is_file():
-        return FOREGROUND
+        return FOREGROUND, own_mask
     names = tuple(text for _, text in numbered_lines(given))
     if names and names[0].strip("_").lower() == "background":
         names = names[1:]
     if not names:
         raise InputError(f"{given}: found no classes, expected the name of one on every line")
     refuse_repeated(given, names)
-    return names
-
-
-def _own_decode(class_names: tuple[str, ...]) -> Decode:
-    return own_mask if len(class_names) == 1 else partial(class_ids, classes=len(class_names))
+    return names, partial(class_ids, classes=len(names))
 
 
 def _with_origin(record: Record) -> Record:
@@ -233,8 +229,7 @@ def _pairs_in_order(file: Path, root: Path, split: str) -> Listing:
 
 def _pairs(file: Path, root: Path) -> Listing:
     """One image a line, and its mask unless it is unlabelled."""
-    class_names = _own_classes(root)
-    decode = _own_decode(class_names)
+    class_names, decode = _own_classes(root)
     records = []
     for number, line in numbered_lines(file):
         words = _words(line)

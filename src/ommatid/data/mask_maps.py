@@ -20,6 +20,8 @@ IGNORE = 255
 MOST_CLASSES = 254
 THRESHOLD = 127
 """Soft masks show the foreground where they are above it."""
+LIKELY_CLASS = 32
+"""Where no other value beside 255 is above it, they look like classes and ignored pixels, not like a soft mask."""
 FLOWER_BACKGROUND = (0, 0, 254)
 BLUE_TOLERANCE = 64
 """Of every channel; the segmentations of flowers are JPEG files."""
@@ -141,31 +143,37 @@ def soft_mask(path: Path) -> LabelMap:
 def own_mask(path: Path) -> LabelMap:
     """Foreground of a user's mask: all but 0 where there are two values with 0 among them, else what is above 127.
 
+    Values above 255 are those of 16 bits.
+
     Raises:
-        InputError: there are more than two values and all of them small, as in a map of classes without names.
+        InputError: there are more than two values and all of them small, as in a map of classes without names, or all
+            but 255, as in one with ignored pixels, or small for 16 bits.
     """
     values = _values(path)
     found = np.unique(values)
     if len(found) == 1 or (len(found) == 2 and found[0] == 0):
         return (values != 0).astype(np.uint8)
-    if found[-1] <= THRESHOLD:
-        listed = ", ".join(map(str, found[:4].tolist())) + (", ..." if len(found) > 4 else "")
+    white = 65535 if found[-1] > 255 else 255
+    classes_and_ignored = found[-1] == IGNORE and found[-2] <= LIKELY_CLASS
+    if found[-1] <= white // 2 or classes_and_ignored:
+        listed = ", ".join(map(str, found[:4].tolist())) + (f", ..., {found[-1]}" if len(found) > 4 else "")
         raise InputError(
-            f"{path}: found the values {listed}, expected 0 and one more, a soft mask up to 255, "
+            f"{path}: found the values {listed}, expected 0 and one more, a soft mask up to {white}, "
             f"or the names of classes in classes.txt"
         )
-    if found[-1] > 255:
-        values = values // 257
-    return (values > THRESHOLD).astype(np.uint8)
+    return (values > white // 2).astype(np.uint8)
 
 
 def class_ids(path: Path, classes: int) -> LabelMap:
     """A map whose values, or indices of its palette, are classes from 1 on, 0 and 255.
 
     Raises:
-        InputError: a value is none of them.
+        InputError: a value is none of them, or 255 stands where the only class was to be expected.
     """
-    return checked_ids(_values(path), classes, path)
+    values = _values(path)
+    if classes == 1 and values.max() == IGNORE and not (values == 1).any():
+        raise InputError(f"{path}: found {IGNORE}, ignored pixels, but no 1, expected 1 where the only class is")
+    return checked_ids(values, classes, path)
 
 
 def any_instance(path: Path) -> LabelMap:

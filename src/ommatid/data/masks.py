@@ -19,9 +19,9 @@
 
 Sets that have no parts of their own are all "train". A set of one class is a binary one, its class the foreground.
 
-In the first three formats masks are read by what they hold. Where `classes.txt` names two classes or more, values (or
-indices of a palette) are classes from 1 on, 0 is background and 255 is ignored. Else a mask of two values with 0 among
-them shows the foreground where it is not 0, and a soft one where it is above 127.
+In the first three formats masks are read by what they hold. Beside a `classes.txt`, values (or indices of a palette)
+are classes from 1 on, 0 is background and 255 is ignored. Else a mask of two values with 0 among them shows the
+foreground where it is not 0, and a soft one where it is above 127.
 """
 
 from collections.abc import Iterable

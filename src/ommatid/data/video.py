@@ -74,17 +74,7 @@ def decode_video(path: Path) -> Iterator[tuple[float, Callable[[], Image], float
     A file that breaks off ends where it breaks. Raw frames (`.yuv`, 4:2:0 with 8 bits) have their size in their name,
     as in `street_3840x1920.yuv`.
     """
-    av = import_pyav()
-    if not path.is_file():
-        raise InputError(f"{path}: no such video file")
-    opening = _opening(path)
-    try:
-        container = av.open(str(path), **opening)
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable video ({type(error).__name__})") from error
-    with container:
-        if not container.streams.video:
-            raise InputError(f"{path}: holds no video stream")
+    with open_video(path) as container:
         stream = container.streams.video[0]
         length = 1.0 / float(stream.average_rate or 25)
         count, first, size, moment, longest = 0, 0.0, {}, 0.0, 0.0
@@ -99,11 +89,31 @@ def decode_video(path: Path) -> Iterator[tuple[float, Callable[[], Image], float
                 count += 1
                 # Few of the frames are asked for: converting each would cost more than decoding it.
                 yield moment, cache(partial(_upright, frame, size)), moment + shown
-        except av.error.FFmpegError:
+        except import_pyav().error.FFmpegError:
             if not count:
                 raise InputError(f"{path}: damaged before its first frame") from None
         if not count:
             raise InputError(f"{path}: holds no readable video frame")
+
+
+def open_video(path: Path) -> Any:
+    """A file as PyAV opens it, with a video stream at least.
+
+    Raises:
+        InputError: the file is missing or no video, or raw frames without their size in the name.
+    """
+    av = import_pyav()
+    if not path.is_file():
+        raise InputError(f"{path}: no such video file")
+    opening = _opening(path)
+    try:
+        container = av.open(str(path), **opening)
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable video ({type(error).__name__})") from error
+    if not container.streams.video:
+        container.close()
+        raise InputError(f"{path}: holds no video stream")
+    return container
 
 
 def _opening(path: Path) -> dict[str, Any]:

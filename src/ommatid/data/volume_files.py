@@ -100,7 +100,7 @@ def read_volume(path: str | Path) -> Volume:
 
     Raises:
         InputError: nothing is there, it is damaged, has more than three axes, no invertible affine, or voxels that are
-            not finite.
+            not finite or whole numbers of more than 32 bits.
         MissingDependency: without nibabel, or without pydicom where it is DICOM.
     """
     path = Path(path)
@@ -160,7 +160,7 @@ def oriented(data: np.ndarray, affine: np.ndarray, name: str) -> Volume:
     """Voxels on the grid of a file as a volume.
 
     Raises:
-        InputError: the affine cannot be inverted, or a voxel is not finite.
+        InputError: the affine cannot be inverted, or a voxel is not finite or a whole number of more than 32 bits.
     """
     nibabel = nifti_library(Path(name))
     affine = np.asarray(affine, np.float64)
@@ -172,9 +172,19 @@ def oriented(data: np.ndarray, affine: np.ndarray, name: str) -> Volume:
     turned = nibabel.apply_orientation(data, axes)
     canonical = affine @ nibabel.orientations.inv_ornt_aff(axes, data.shape)
     whole = data.dtype.kind in "iu"
+    if whole:
+        _refuse_large(data, name)
     voxels = torch.from_numpy(np.array(turned, np.int32 if whole else np.float32, order="C"))
     grid = Grid(tuple(map(tuple, affine.tolist())), tuple((int(axis), int(sign)) for axis, sign in axes))
     return Volume(voxels, torch.from_numpy(canonical), grid, name)
+
+
+def _refuse_large(data: np.ndarray, name: str) -> None:
+    """Whole numbers that would come out as others."""
+    held = np.iinfo(np.int32)
+    for value in (int(data.min()), int(data.max())):
+        if not held.min <= value <= held.max:
+            raise InputError(f"{name}: found the value {value}, expected whole numbers from {held.min} to {held.max}")
 
 
 class Layout(NamedTuple):
@@ -204,7 +214,10 @@ def header_layout(file: Any) -> Layout:
 
 def _orientation(affine: np.ndarray, name: str) -> np.ndarray:
     """Which of x, y, z each axis of a file is, and its direction."""
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    directions = affine[:3, :3]
+    # Of the volume that the three lengths could span: voxels may be as small as they like.
+    most = np.linalg.norm(directions, axis=0).prod()
+    if not np.isfinite(affine).all() or abs(np.linalg.det(directions)) <= 1e-6 * most:
         raise InputError(f"{name}: found an affine that maps axes onto each other, expected three directions")
     return nifti_library(Path(name)).io_orientation(affine)
 
@@ -220,6 +233,9 @@ def write_nifti(path: Path, data: np.ndarray, affine: np.ndarray) -> None:
     # Both: some programs read the one, some the other.
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
+    if not np.allclose(image.get_qform(), affine, rtol=1e-3, atol=1e-3 * np.linalg.norm(affine[:3, :3], axis=0).min()):
+        # It cannot hold oblique axes, and would tell of another place.
+        image.set_qform(None, code=0)
     content = image.to_bytes()
     packed = gzip.compress(content, compresslevel=6, mtime=0) if path.name.endswith(".gz") else content
     write_aside(path, lambda aside: aside.write_bytes(packed))

@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 
 from ommatid.data.volume_files import ENDINGS
-from ommatid.errors import InputError
+from ommatid.errors import InputError, shortened
 from ommatid.files import read_json
 
 FOLDS = 5
 """As many as nnU-Net makes where it finds none."""
 MOST_CLASSES = 254
+MOST_DIGITS = 9
+CT = "CT"
+"""What the images show where no channel is named."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Description:
         ignored: the label that means that nobody knows; None without one.
         organ_names: of the organs 1, 2, ...
         anchors: names of the organs that are found first.
+        channel: name of what the images show, as "CT" or "T1".
     """
 
     class_names: tuple[str, ...]
@@ -31,6 +35,7 @@ class Description:
     organ_names: tuple[str, ...]
     anchors: tuple[str, ...]
     ending: str
+    channel: str
 
 
 def read_description(root: Path) -> Description:
@@ -49,20 +54,30 @@ def read_description(root: Path) -> Description:
     names = _in_order(path, "labels", numbers, 0)[1:]
     if ignored is not None and ignored <= len(names):
         raise InputError(f"{path}: found {ignored} for ignore, expected the highest of the labels")
-    channels: Any = content.get("channel_names", content.get("modality", ["CT"]))
-    if len(channels) != 1:
-        raise InputError(f"{path}: found {len(channels)} channels, expected 1")
+    channel = _channel(path, content.get("channel_names", content.get("modality", {"0": CT})))
     organs = _numbers(path, "organs", content.get("organs", {}))
     organs.pop("background", None)
     ending = str(content.get("file_ending", ENDINGS[0]))
     if ending not in ENDINGS:
         raise InputError(f"{path}: found file_ending {ending!r}, expected {' or '.join(ENDINGS)}")
     organ_names = _in_order(path, "organs", organs, 1)
-    anchors = tuple(map(str, content.get("anchors", ())))
+    anchors = content.get("anchors", [])
+    if not isinstance(anchors, list):
+        raise InputError(f"{path}: found {shortened(anchors)} for anchors, expected a list of organs")
     for name in anchors:
         if name not in organ_names:
             raise InputError(f"{path}: found the anchor {name!r}, expected one of the organs")
-    return Description(names, ignored, organ_names, anchors, ending)
+    return Description(names, ignored, organ_names, tuple(anchors), ending, channel)
+
+
+def _channel(path: Path, channels: Any) -> str:
+    """The name of the only one, of {number: name} or [name]."""
+    names = list(channels.values()) if isinstance(channels, dict) else channels
+    if not isinstance(names, list):
+        raise InputError(f"{path}: found {shortened(channels)} for channel_names, expected {{number: name}}")
+    if len(names) != 1:
+        raise InputError(f"{path}: found {len(names)} channels, expected 1")
+    return str(names[0])
 
 
 def _numbers(path: Path, key: str, labels: Any) -> dict[str, int]:
@@ -71,7 +86,7 @@ def _numbers(path: Path, key: str, labels: Any) -> dict[str, int]:
         raise InputError(f"{path}: found {key} that are no names with numbers, expected {{name: number}}")
     older = (
         bool(labels)
-        and all(str(name).isdigit() for name in labels)
+        and all(_is_number(name) for name in labels)
         and not any(isinstance(value, int) for value in labels.values())
     )
     pairs = [(str(value), name) for name, value in labels.items()] if older else list(labels.items())
@@ -79,12 +94,19 @@ def _numbers(path: Path, key: str, labels: Any) -> dict[str, int]:
     for name, number in pairs:
         if isinstance(number, list):
             raise InputError(f"{path}: found a region of several labels for {name!r}, expected one number")
-        if not str(number).isdigit():
-            raise InputError(f"{path}: found {number!r} for {name!r} in {key}, expected a whole number from 0 on")
+        if not _is_number(str(number)):
+            raise InputError(
+                f"{path}: found {shortened(number)} for {name!r} in {key}, expected a whole number from 0 on"
+            )
         if name in numbers:
             raise InputError(f"{path}: found {name!r} twice in {key}, expected different names")
         numbers[name] = int(number)
     return numbers
+
+
+def _is_number(text: str) -> bool:
+    """Whether it is a whole number from 0 on; digits of other scripts and superscripts are none."""
+    return text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS
 
 
 def _in_order(path: Path, key: str, numbers: dict[str, int], first: int) -> tuple[str, ...]:
@@ -107,7 +129,8 @@ def read_fold(root: Path, cases: tuple[str, ...], fold: int) -> dict[str, list[s
     path = root / "splits_final.json"
     folds = read_json(path, "folds") if path.is_file() else _made_folds(root, cases)
     if not isinstance(folds, list) or not all(
-        isinstance(each, dict) and {"train", "val"} <= set(each) for each in folds
+        isinstance(each, dict) and all(isinstance(each.get(split), list) for split in ("train", "val"))
+        for each in folds
     ):
         raise InputError(f'{path}: found another form, expected a list of {{"train": [...], "val": [...]}}')
     if not 0 <= fold < len(folds):

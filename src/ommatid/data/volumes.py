@@ -32,7 +32,7 @@ from ommatid.data.volume_files import (
 from ommatid.data.volume_files import Volume as Volume
 from ommatid.data.volume_files import read_volume as read_volume
 from ommatid.data.volume_files import resampled as resampled
-from ommatid.data.volume_json import Description, read_description, read_fold
+from ommatid.data.volume_json import CT, Description, read_description, read_fold
 from ommatid.errors import InputError, unknown
 
 VOLUME_FORMATS = ("nnunet", "decathlon")
@@ -65,6 +65,7 @@ class VolumesInMemory:
     class_names: tuple[str, ...]
     organ_names: tuple[str, ...]
     anchors: tuple[str, ...]
+    channel: str = CT
 
     def __len__(self) -> int:
         return len(self.volumes)
@@ -130,6 +131,10 @@ class VolumeFiles:
     @property
     def anchors(self) -> tuple[str, ...]:
         return () if self.organs is None else self.description.anchors
+
+    @property
+    def channel(self) -> str:
+        return self.description.channel
 
     def layout(self, number: int) -> Layout:
         """From the header of the image alone."""

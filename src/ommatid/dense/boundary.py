@@ -12,10 +12,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from ommatid.data.images import IMAGENET
 from ommatid.dense.data import BoundaryData
 from ommatid.dense.networks import PixelNetwork
+from ommatid.dense.reference_data import ReferenceData
 from ommatid.dense.segmenter import Images, Probabilities, Segmenter
 from ommatid.dense.task import BoundaryBatch, MaskBatch
+from ommatid.engine.data import DataModule
 from ommatid.engine.method import frozen
 from ommatid.engine.recipe import Phase, Recipe
 from ommatid.errors import InputError, unknown
@@ -23,6 +26,7 @@ from ommatid.losses.dice import dice_loss
 from ommatid.losses.equivariance import equivariance_loss, turn
 from ommatid.nn.boundary import PatchCritic
 from ommatid.nn.copy_paste import paste_on_corner
+from ommatid.nn.normalise import Normalise
 
 Activation = Literal["sigmoid", "clamp"]
 RALAMB = Recipe("ralamb", lr=1.2e-4, betas=(0.0, 0.9), schedule="constant")
@@ -46,7 +50,8 @@ class BoundarySettings:
         self_weight: of equivariance.
         edge_kernel: side of the window of the band around edges in which turned masks are compared; everywhere where
             None.
-        paste: share of labelled images that get a background from the source.
+        paste: share of labelled images that get a background from the source. Where the source shows what is searched
+            for, such places of a background teach nothing.
     """
 
     judges: list[str] | None = None
@@ -75,10 +80,14 @@ class BoundaryLearner(Segmenter):
     data_module = BoundaryData
     several_optimizers = True
     known_judges: ClassVar[tuple[str, str]]
+    source_is_kin: ClassVar[bool] = False
+    """Whether the source always shows what is searched for."""
 
     def __init__(self) -> None:
         super().__init__()
         self.critics = nn.ModuleDict()
+        # Critics see pictures in the units of their papers, so that what is cut away has the mean colour (E2).
+        self.normalise = Normalise(*IMAGENET)
 
     def build(self) -> None:
         """Segmenter and critics, as the arguments say."""
@@ -88,6 +97,11 @@ class BoundaryLearner(Segmenter):
         for name in ("critics_from", "adversarial_from", "paste"):
             if not 0 <= getattr(boundary, name) <= 1:
                 raise InputError(f"{name} must lie in [0, 1], found {getattr(boundary, name)}")
+        if boundary.adversarial_from < boundary.critics_from:
+            raise InputError(
+                f"adversarial_from is {boundary.adversarial_from}, expected at least critics_from, "
+                f"{boundary.critics_from}: before, critics know nothing"
+            )
         if boundary.adversarial_every < 1:
             raise InputError(f"adversarial_every must be at least 1, found {boundary.adversarial_every}")
         if size < 2**boundary.critic_blocks:
@@ -105,6 +119,13 @@ class BoundaryLearner(Segmenter):
         # Convolutions with channels last in memory, as they are then for activations, too, take a quarter less time.
         self.to(memory_format=torch.channels_last)
 
+    def adopt(self, data: DataModule) -> None:
+        super().adopt(data)
+        assert isinstance(data, BoundaryData | ReferenceData)
+        least = min(data.batch_size, data.labelled_batch)
+        if self.hparams.network == "deeplabv3plus" and least < 2:
+            raise InputError("batch_size and labelled_batch must be at least 2 for the batch norms of DeepLab, found 1")
+
     @property
     def boundary(self) -> BoundarySettings:
         return self.hparams.boundary
@@ -119,7 +140,8 @@ class BoundaryLearner(Segmenter):
         return PixelNetwork(settings.network, settings.backbone, settings.pretrained, settings.widths)
 
     def activated(self, logits: Float[Tensor, "batch 1 height width"]) -> Probabilities:
-        """Logits as values in [0, 1] (E1)."""
+        """Logits as values in [0, 1] (E1), in single precision: in half, sure ones would be 1 and have no gradient."""
+        logits = logits.float()
         return logits.clamp(0, 1) if self.hparams.activation == "clamp" else logits.sigmoid()
 
     # -- what a subclass says --
@@ -135,7 +157,9 @@ class BoundaryLearner(Segmenter):
     # -- training --
 
     def phases(self) -> dict[str, Phase]:
-        found = {"segmenter": Phase([self.network], self.recipe)}
+        every = self.boundary.adversarial_every
+        apart = not self.boundary.together and bool(self.critics or self.boundary.self_weight)
+        found = {"segmenter": Phase([self.network], self.recipe, updates=every + apart, every=every)}
         if self.critics:
             found["critics"] = Phase([self.critics], self.boundary.critic_recipe)
         return found
@@ -143,21 +167,30 @@ class BoundaryLearner(Segmenter):
     def training_step(self, batch: BoundaryBatch, batch_idx: int) -> None:
         """One update of the critics, one by labels, and every so often one by critics and turned images."""
         settings, parts, terms = self.boundary, {}, {}
+        reached = self.batch_number(batch_idx) % settings.adversarial_every == 0
+        taught = reached and (self.judged or settings.self_weight > 0)
+        # Where nothing moves the segmenter in between, the same masks teach critics and segmenter.
+        predicted = self.masks_of(batch.unlabelled) if settings.together and taught else None
         if self.critics and self.share_done >= settings.critics_from:
             with torch.no_grad():
-                predicted = self.masks_of(batch.unlabelled)
-            parts["critics"] = self.criticism(batch, predicted)
+                shown = self.masks_of(batch.unlabelled) if predicted is None else predicted.detach()
+            parts["critics"] = self.criticism(batch, shown)
             self.update("critics", loss=parts["critics"])
         labelled = self.labelled_loss(self.composited(batch))
         if not settings.together:
             self.update("segmenter", loss=labelled)
-        if batch_idx % settings.adversarial_every == 0:
-            terms = self.unlabelled_losses(batch.unlabelled)
+        if taught:
+            terms = self.unlabelled_losses(batch.unlabelled, predicted)
         if settings.together:
             self.update("segmenter", loss=torch.stack([labelled, *terms.values()]).sum())
         elif terms:
             self.update("segmenter", loss=torch.stack(list(terms.values())).sum())
         self.report(loss=labelled, **parts, **terms)
+
+    @property
+    def judged(self) -> bool:
+        """Whether critics are listened to by now."""
+        return bool(self.critics) and self.share_done >= self.boundary.adversarial_from
 
     def masks_of(self, part: MaskBatch) -> Probabilities:
         """What is predicted for the images of a stream."""
@@ -168,11 +201,19 @@ class BoundaryLearner(Segmenter):
         few, share = batch.labelled, self.boundary.paste
         if not share:
             return few
-        grounds = batch.source.images[torch.arange(len(few), device=few.images.device) % len(batch.source)]
-        pasted = paste_on_corner(few.images, self.objects_of(few), grounds)
+        places = torch.arange(len(few), device=few.images.device) % len(batch.source)
+        kin = ((batch.source.masks > 0) | ~batch.source.valid).float()
+        ground = torch.cat([batch.source.images, kin], dim=1)[places]
+        pasted = paste_on_corner(
+            torch.cat([few.images, torch.zeros_like(few.masks)], dim=1), self.objects_of(few), ground
+        )
         # A mask that is not known everywhere would leave holes.
-        chosen = (torch.rand(len(few), device=few.images.device) < share) & few.valid.flatten(1).all(dim=1)
-        return replace(few, images=torch.where(chosen[:, None, None, None], pasted, few.images))
+        known = few.valid.flatten(1).all(dim=1)
+        chosen = ((torch.rand(len(few), device=few.images.device) < share) & known)[:, None, None, None]
+        images, valid = torch.where(chosen, pasted[:, :-1], few.images), few.valid
+        if batch.kin or self.source_is_kin:
+            valid = valid & ~(chosen & (pasted[:, -1:] > 0))
+        return replace(few, images=images, valid=valid)
 
     def objects_of(self, few: MaskBatch) -> Float[Tensor, "batch 1 height width"]:
         """What of labelled images stays where the ground is another."""
@@ -195,16 +236,13 @@ class BoundaryLearner(Segmenter):
         loss = equivariance_loss(predicted, of_turned, quarters, self.boundary.edge_kernel)
         return self.boundary.self_weight * loss
 
-    def unlabelled_losses(self, part: MaskBatch) -> dict[str, Float[Tensor, ""]]:
-        """What unlabelled images teach: equivariance, and what the critics think of predicted masks."""
+    def unlabelled_losses(self, part: MaskBatch, predicted: Probabilities | None) -> dict[str, Float[Tensor, ""]]:
+        """What unlabelled images teach: equivariance, and what the critics think of the masks predicted for them."""
         settings, parts = self.boundary, {}
-        judged = self.critics and self.share_done >= settings.adversarial_from
-        if not (settings.self_weight or judged):
-            return {}
-        predicted = self.masks_of(part)
+        predicted = self.masks_of(part) if predicted is None else predicted
         if settings.self_weight:
             parts["turned"] = self.self_loss(part, predicted)
-        if judged:
+        if self.judged:
             with ExitStack() as resting:
                 for critic in self.critics.values():
                     resting.enter_context(frozen(critic))

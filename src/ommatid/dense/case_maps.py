@@ -67,9 +67,10 @@ class MappedVolumes(VolumeSet):
         super().__init__(drawn.cases, drawn.spacing, drawn.window, patch, augment, shown=True)
         self.maps = maps
 
-    def whole(self, index: int) -> VolumeSample:
-        sample, layers = super().whole(index), self.maps.layers(index)
-        return replace(sample, organs=packed([sample.organs, *layers])) if layers else sample
+    def stored(self, index: int) -> VolumeSample:
+        """The organs of more bytes where they hold several maps."""
+        sample, layers = super().stored(index), self.maps.layers(index)
+        return replace(sample, organs=packed([sample.organs.long(), *layers])) if layers else sample
 
 
 class Part(Dataset[VolumeSample]):

@@ -175,24 +175,45 @@ class MaskData(DataModule):
 
 
 def read_pictures(root: str, format: str) -> dict[str, Pictures]:
-    """The splits of a data set on disk; where one is missing, test is val, and val a tenth of train.
+    """The splits of a data set on disk; one without a mask counts as missing, and what is missing is cut from train.
+
+    Where test is missing it is val, or a fifth of the labelled images of train; a missing val is a tenth of them.
 
     Raises:
-        InputError: the folder is missing, is no data set of the format, or has no training part.
+        InputError: the folder is missing, is no data set of the format, has no training part, or too few masks there.
     """
     folder = Path(root)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder, expected images with masks")
     format = detect_mask_format(folder) if format == "auto" else format
-    found: dict[str, Pictures] = {split: open_masks(folder, split, format) for split in mask_splits(folder, format)}
-    if "train" not in found:
-        raise InputError(f"{folder}: found the parts {', '.join(found)}, expected one named train")
+    parts = {split: open_masks(folder, split, format) for split in mask_splits(folder, format)}
+    if "train" not in parts:
+        raise InputError(f"{folder}: found the parts {', '.join(parts)}, expected one named train")
+    found = {split: pictures for split, pictures in parts.items() if split == "train" or pictures.labelled}
     if "test" not in found and "val" in found:
         found["test"] = found.pop("val")
-    for split in ("test", "val"):
+    for split, every in (("test", 5), ("val", 10)):
         if split not in found:
-            found["train"], found[split] = held_out(found["train"], every=5 if split == "test" else 10)
-    return found
+            found["train"], found[split] = held_out_masks(found["train"], every)
+    return dict(found)
+
+
+def held_out_masks(pictures: MaskedImages, every: int) -> tuple[MaskedImages, MaskedImages]:
+    """The rest, and every so many labelled images, of few ones the last; the division never changes.
+
+    Tiles of one slide stay together: every so many slides with masks are held out, with all of their tiles.
+
+    Raises:
+        InputError: there are fewer than two labelled images or slides.
+    """
+    units = [number if origin is None else origin.slide for number, origin in enumerate(pictures.origins)]
+    labelled = list(dict.fromkeys(units[number] for number in pictures.labelled))
+    if len(labelled) < 2:
+        kind = "slides" if any(pictures.origins) else "images"
+        raise InputError(f"train: found {len(labelled)} {kind} with masks, expected at least 2 to hold a part out")
+    chosen = set(labelled[min(every, len(labelled)) - 1 :: every])
+    held = [number for number, unit in enumerate(units) if unit in chosen]
+    return pictures.select([number for number, unit in enumerate(units) if unit not in chosen]), pictures.select(held)
 
 
 def held_out(images: S, every: int) -> tuple[S, S]:
@@ -269,6 +290,10 @@ class Views:
             image, classes = resized(image, classes, self.size)
         return self.transform(image, classes)
 
+    def plain(self) -> "Views":
+        """The same pictures without a change."""
+        return Views(self.pictures, self.size)
+
 
 class MaskSet(Dataset[MaskSample]):
     """Pictures as samples of one size.
@@ -303,7 +328,9 @@ class MaskSet(Dataset[MaskSample]):
         return MaskSet(self.pictures, self.size, self.foreground, augment)
 
     def mean_mask(self) -> Float[Tensor, "1 height width"]:
-        return torch.stack([self[number][1] for number in range(len(self))]).mean(dim=0)
+        # One after the other: there may be more than memory holds.
+        total = sum(self[number][1] for number in range(len(self)))
+        return torch.as_tensor(total / len(self))
 
     def confusions(self, number: int, guesses: Bool[Tensor, "guess 1 height width"]) -> Float[Tensor, "guess 2 2"]:
         """Several guesses against the mask of one sample."""
@@ -368,9 +395,12 @@ class BoundaryData(MaskData):
         if self.source is not None:
             pictures = read_source(self.source, self.source_format)
             return MaskSet(pictures.select(pictures.labelled), self.size)
-        if self.root is None and self.embedded == "world-cutouts":
-            return MaskSet(self._drawn("source"), self.size)
-        return self.sets["train"]
+        return self.sets["train"] if self.labels_are_source else MaskSet(self._drawn("source"), self.size)
+
+    @property
+    def labels_are_source(self) -> bool:
+        """Whether the labelled images take the place of a source."""
+        return self.source is None and (self.root is not None or self.embedded != "world-cutouts")
 
     def use(self, size: int) -> None:
         if size != self.size:
@@ -393,7 +423,7 @@ class BoundaryData(MaskData):
     def collate_streams(self, samples: Mapping[str, Sequence[MaskSample]]) -> BoundaryBatch:
         """One step, of its samples by stream."""
         batches = {name: self.collate(part) for name, part in samples.items()}
-        return BoundaryBatch(**{**batches, "unlabelled": hidden(batches["unlabelled"])})
+        return BoundaryBatch(**{**batches, "unlabelled": hidden(batches["unlabelled"])}, kin=self.labels_are_source)
 
 
 def mask_batch(samples: Sequence[MaskSample]) -> MaskBatch:

@@ -215,12 +215,10 @@ class DeepStationing(Method):
         return {**found, "stations": Phase([self.network], self.recipe, total=settings.steps)}
 
     def on_train_start(self) -> None:
-        epochs, batches = self.trainer.max_epochs or 0, self.trainer.num_training_batches
-        if self.search_steps and 0 < epochs * batches <= self.search_steps:
-            raise InputError(
-                f"search_steps is {self.search_steps}, but the training has {epochs * batches} batches, expected more, "
-                "or the station network would never learn"
-            )
+        steps = self.search_steps
+        if steps:
+            updates = 2 * steps - self.warmup
+            self.refuse_short("search_steps", steps, updates, "the station network would never learn")
 
     def training_step(self, batch: StageBatch, batch_idx: int) -> None:
         """One update: of the search, or of the final network."""
@@ -414,7 +412,7 @@ _COMMON: dict[str, Any] = {
     },
     "data": DeepStationing.embedded["data"],
     "trainer": {"max_epochs": -1},
-    "tuning": {"recipe.lr": (1.5e-3, 3e-3, 6e-3, 1.2e-2)},
+    "tuning": {"recipe.lr": (3e-3, 6e-3, 1.2e-2, 2.4e-2, 4.8e-2)},
 }
 
 DeepStationing.claims = (

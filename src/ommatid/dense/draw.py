@@ -48,7 +48,7 @@ def save_large_mask(masks: Iterable[Bool[Tensor, "_ width"]], size: tuple[int, i
     """A mask that comes row by row: `<name>.mask.png`, and from `MOST_PIXELS` on `.tif`, which is written in parts.
 
     Raises:
-        InputError: tifffile, which writes the latter, is not installed.
+        MissingDependency: tifffile, which writes the latter, is not installed.
     """
     if size[0] * size[1] < MOST_PIXELS:
         place = path.with_suffix(".mask.png")

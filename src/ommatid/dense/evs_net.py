@@ -42,6 +42,7 @@ class EVSNet(BoundaryLearner):
     """
 
     known_judges = (VESSEL, BACKGROUND)
+    source_is_kin = True
     embedded = {
         "model": {
             "network": "unet",
@@ -94,12 +95,13 @@ class EVSNet(BoundaryLearner):
 
     def cut_outs(self, images: Images, predicted: Probabilities) -> dict[str, Float[Tensor, "batch 9 height width"]]:
         """One critic sees the vessels, the other what is left (E1, E2)."""
+        images = self.normalise(images)
         every = {VESSEL: boundary_tuple(images, predicted), BACKGROUND: background_tuple(images, predicted)}
         return {name: every[name] for name in self.critics}
 
     def certain(self, images: Images, masks: Probabilities) -> dict[str, Float[Tensor, "batch 9 height width"]]:
         """Pure vessel and pure background, of labelled patches: what the critics are shown as true (E3, E4)."""
-        kernel = self.hparams.kernel
+        kernel, images = self.hparams.kernel, self.normalise(images)
         return {
             VESSEL: boundary_tuple(images, erode(masks, kernel)),
             BACKGROUND: background_tuple(images, dilate(masks, kernel)),
@@ -123,7 +125,7 @@ _BUDGET: dict[str, Any] = {
     "model": EVSNet.embedded["model"],
     "data": EVSNet.embedded["data"],
     "trainer": EVSNet.embedded["trainer"],
-    "tuning": {"recipe.lr": (1e-3, 2e-3, 4e-3)},
+    "tuning": {"recipe.lr": (1e-3, 2e-3, 4e-3, 8e-3)},
     "tuning_metric": "Dice",
     "shown": ("Dice", "IoU", "image_IoU", "area_error"),
     "arms": {

@@ -9,14 +9,13 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from ommatid.data.features import save_array
 from ommatid.errors import InputError
 from ommatid.files import write_aside
 
@@ -59,11 +58,13 @@ class Footage(Protocol):
 
 def frame_tokens(video: Footage, encoder: FrameEncoder) -> Tokens:
     """CLS token and patch tokens of every frame, one after the other."""
-    parts = []
+    return torch.cat(list(_token_parts(video, encoder)))
+
+
+def _token_parts(video: Footage, encoder: FrameEncoder) -> Iterator[Tokens]:
     for frames in video.chunks(encoder.height):
         patches, cls = encoder.encode(frames)
-        parts.append(torch.cat([cls[:, None], patches], dim=1))
-    return torch.cat(parts)
+        yield torch.cat([cls[:, None], patches], dim=1)
 
 
 class StoredTokens:
@@ -118,12 +119,11 @@ class TokenFolder:
         """The tokens of a video, unless they are there and whole."""
         if _whole(path):
             return
-        tokens = frame_tokens(video, self.encoder)
         manifest = {"fingerprint": self.fingerprint, **self.encoder.describe(), "values": np.dtype(STORED).name}
         text = json.dumps({**manifest, "axes": ["time", "CLS token and patch tokens", "dim"]}, indent=1)
         try:
             write_aside(self.folder / MANIFEST, lambda aside: aside.write_text(text, encoding="utf-8"))
-            write_aside(path, lambda aside: save_array(aside, tokens.numpy().astype(STORED)))
+            write_aside(path, lambda aside: _save_parts(aside, _token_parts(video, self.encoder)))
         except OSError as error:
             raise InputError(
                 f"{self.folder}: {error.strerror or error}, expected a folder that can be written: name one as cache"
@@ -144,6 +144,25 @@ def file_digest(path: Path) -> str:
         return told.hexdigest()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}, expected a readable video") from error
+
+
+def _save_parts(path: Path, parts: Iterator[Tokens]) -> None:
+    """All parts, one after the other, as one array in a file; no more than one of them is in memory."""
+    frames = 0
+    with path.open("wb") as file:
+        for part in parts:
+            if not frames:
+                _write_header(file, part.shape)
+            part.numpy().astype(STORED).tofile(file)
+            frames += len(part)
+        # Only now it is known how many frames there are; numpy leaves room for that number to grow.
+        file.seek(0)
+        _write_header(file, (frames, *part.shape[1:]))
+
+
+def _write_header(file: BinaryIO, shape: Sequence[int]) -> None:
+    described = {"descr": np.lib.format.dtype_to_descr(np.dtype(STORED)), "fortran_order": False, "shape": tuple(shape)}
+    np.lib.format.write_array_header_1_0(file, described)
 
 
 def _mapped(path: Path) -> np.ndarray:

@@ -34,7 +34,7 @@ class SceneData(DataModule):
         root: folder of the data set; the embedded world where None.
         format: "nyu" or "nyu-mat", see "Scenes" in the documentation, or "auto", which looks at the files.
         decode: how bytes become normals in the format "nyu": "unit", or "raw" as the authors of NDDR-CNN did, see
-            `open_nyu`; then `negate_x` must be False.
+            `open_nyu`; then `negate_x` must be False and `degrees` 0.
         mapping: file with the class of each label of the format "nyu-mat", see `open_nyu`.
         embedded: "world-surfaces", textured planes.
         world: settings of the world.
@@ -78,6 +78,8 @@ class SceneData(DataModule):
             raise InputError(f"degrees must be at least 0, found {degrees}")
         if augment == "view" and decode == "raw" and flip and negate_x:
             raise InputError("negate_x is true, but decode 'raw' has no negative x, expected negate_x false or flip 0")
+        if augment == "view" and decode == "raw" and degrees:
+            raise InputError(f"degrees is {degrees}, but decode 'raw' has no negative x and y to turn to, expected 0")
         self.root, self.format, self.decode, self.mapping = root, format, decode, mapping
         self.embedded, self._world = embedded, dict(world or {})
         self.size, self.augment = size, augment

@@ -27,7 +27,8 @@ LOWER_IS_BETTER = ("mean angle", "median angle", "rmse angle", "depth rmse", "ab
 def angular_errors(
     predicted: Vectors, normals: Vectors, valid: Pixels | None = None
 ) -> Float[Tensor, "batch height width"]:
-    """Angles in degrees between vectors of any length (E11); 90 where the predicted one is zero.
+    """Angles in degrees between vectors of any length (E11); 90 where the predicted one is zero, and 180, the worst
+    there is, where it is not finite.
 
     Args:
         valid: where this is False the angle is NaN; where the true normal is zero, if None.
@@ -40,8 +41,9 @@ def angular_errors(
     one, other = F.normalize(predicted.float(), dim=1), F.normalize(normals.float(), dim=1)
     # The angle of the cosine, without the rounding that an arc cosine suffers near 0 and 180 degrees.
     apart, along = (one - other).norm(dim=1), (one + other).norm(dim=1)
+    angles = torch.rad2deg(2 * torch.atan2(apart, along)).where(predicted.isfinite().all(dim=1), 180.0)
     valid = (normals != 0).any(dim=1) if valid is None else valid
-    return torch.rad2deg(2 * torch.atan2(apart, along)).masked_fill(~valid, float("nan"))
+    return angles.masked_fill(~valid, float("nan"))
 
 
 def normal_scores(angles: Float[Tensor, " pixel"]) -> dict[str, float]:
@@ -65,6 +67,16 @@ def normal_scores(angles: Float[Tensor, " pixel"]) -> dict[str, float]:
         "rmse angle": float(total.square().mean().sqrt()),
         **within,
     }
+
+
+def both_tasks(miou: float, angle: float) -> float:
+    """Classes and normals as one number: the mean of mIoU and of what an angle lacks to 90 degrees, as a share of them.
+
+    Examples:
+        >>> both_tasks(0.5, 27.0)
+        0.6
+    """
+    return (miou + 1 - angle / 90) / 2
 
 
 def depth_sums(predicted: Depths, depth: Depths, valid: Pixels) -> Float[Tensor, "batch 6"]:
@@ -193,6 +205,8 @@ class DenseTaskScores(Metric):
             found |= normal_scores(_gathered(self.angles)[first.repeat_interleave(_gathered(self.counts))])
         if len(self.depth):
             found |= depth_scores(_gathered(self.depth)[first])
+        if {"mIoU", "mean angle"} <= found.keys():
+            found["both tasks"] = both_tasks(found["mIoU"], found["mean angle"])
         return found
 
 

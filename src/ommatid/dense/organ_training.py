@@ -1,8 +1,8 @@
 """Training of organ networks, and the maps that they find in volumes they were not trained on (DeepStationing, E1-E2).
 
 Maps of training volumes are out-of-fold: those of each fold come from networks that saw the others. They and the
-weights are kept as files under a name that tells settings and volumes, so that a resumed run and other trainings with
-the same organs use them again.
+weights are kept as files under a name that tells settings, volumes and code, so that a resumed run and other trainings
+with the same organs use them again.
 """
 
 import copy
@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ommatid import __version__
+from ommatid.dense import organ_maps, volume_augment
 from ommatid.dense.case_maps import Found, MappedVolumes, Part, TrainingMaps, unpacked
 from ommatid.dense.organ_maps import OrganNetworks, stage_labels, windowed
 from ommatid.dense.volume_data import VolumeData
@@ -31,7 +32,9 @@ from ommatid.engine.settings import to_plain
 from ommatid.engine.streams import stream_loader
 from ommatid.errors import InputError
 from ommatid.files import write_aside
+from ommatid.losses import dice_cross_entropy
 from ommatid.losses.dice_cross_entropy import deeply_supervised
+from ommatid.nn import unet_nd
 
 Arrays = dict[str, np.ndarray]
 MANIFEST = "manifest.json"
@@ -226,7 +229,21 @@ def _key(networks: OrganNetworks, data: VolumeData, how: OrganTraining) -> dict[
     settings = {"stages": networks.stages, "widths": networks.widths, "in_plane": networks.in_plane}
     settings["mode"] = networks.mode
     seen = {"patch": data.patch, "augment": data.augment, "batch_size": data.batch_size, "data_seed": data.seed}
-    return {**to_plain(settings), **to_plain(seen), "training": to_plain(how), "volumes": told.hexdigest()}
+    return {
+        **to_plain(settings),
+        **to_plain(seen),
+        "training": to_plain(how),
+        "volumes": told.hexdigest(),
+        "code": _code(),
+    }
+
+
+def _code() -> str:
+    """What the modules are written like that maps come from: maps of a former version are not to be taken."""
+    told = hashlib.blake2b(digest_size=16)
+    for file in (__file__, *(module.__file__ for module in (dice_cross_entropy, organ_maps, unet_nd, volume_augment))):
+        told.update(Path(str(file)).read_bytes())
+    return told.hexdigest()
 
 
 def _collated(samples: Mapping[str, list[Any]]) -> VolumeBatch:

@@ -11,12 +11,14 @@ def otsu_threshold(maps: Float[Tensor, "*map height width"]) -> Float[Tensor, "*
     """The threshold, in steps of 1/255, that parts the values of each map in [0, 1] best: two classes farthest apart.
 
     Values from the threshold on are the upper class. It is that of scikit-image's `threshold_otsu` plus one step, as
-    the value there is the last one of the lower class.
+    the value there is the last one of the lower class. A map of one value, or with a NaN, cannot be parted; its
+    threshold is 0.5.
 
     Examples:
         >>> round(float(otsu_threshold(torch.tensor([[0.1, 0.1, 0.2], [0.8, 0.9, 0.9]])) * 255))
         52
     """
+    maps = torch.where(maps.isnan().any(dim=(-2, -1), keepdim=True), 0.0, maps)
     levels = (maps.float().clamp(0, 1) * (LEVELS - 1)).round().long().flatten(-2)
     counts = torch.zeros(*levels.shape[:-1], LEVELS, dtype=torch.float64, device=maps.device)
     counts.scatter_add_(-1, levels, torch.ones_like(levels, dtype=torch.float64))
@@ -38,4 +40,5 @@ def otsu_of_counts(counts: Float[Tensor, "*map level"]) -> Float[Tensor, "*map"]
     above, all_weighted = below[..., -1:] - below, weighted[..., -1:]
     gap = weighted / below.clamp(min=1) - (all_weighted - weighted) / above.clamp(min=1)
     between = torch.where((below > 0) & (above > 0), below * above * gap.square(), -1.0)
-    return (between.argmax(dim=-1) + 1).float() / (LEVELS - 1)
+    best, place = between.max(dim=-1)
+    return torch.where(best < 0, 0.5, (place + 1).float() / (LEVELS - 1))

@@ -241,7 +241,7 @@ _ARMS = {
     "planar": Arm("baseline", {"geometry": "planar"}),
     "spherical as released": Arm("reported", {"exact": False, "circular": False}),
 }
-_TUNING: dict[str, tuple[Any, ...]] = {"recipe.lr": (1e-4, 2e-4, 4e-4, 8e-4)}
+_TUNING: dict[str, tuple[Any, ...]] = {"recipe.lr": (1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3)}
 _SHOWN = ("CC", "CC_high", "sphere_CC", "frozen_CC", "frozen_CC_high", "SIM", "AUC_Judd", "AUC_Borji", "NSS", "KLD")
 _SIMILARITY = ("similarity", "similarity_34", "similarity_56", "similarity_79")
 

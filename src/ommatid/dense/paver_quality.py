@@ -1,10 +1,11 @@
 """Quality of distorted videos all around, weighed by where people look (PAVER, arXiv:2209.08956, G)."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from ommatid.data.clips import read_frames
 from ommatid.data.rated_videos import RatedVideo
 from ommatid.data.saliency_videos import check_same_size, frame_chunks
 from ommatid.dense.quality_metrics import agreement, weighted_psnr
@@ -20,6 +22,8 @@ from ommatid.errors import InputError
 
 HIGHEST = 100.0
 """Decibels of a frame without any difference, so that a video with such frames has a mean."""
+PARAMETERS: Literal[4] = 4
+"""Of the curve from scores to opinions."""
 
 
 @dataclass(frozen=True)
@@ -58,18 +62,21 @@ class OpinionAgreement:
     Attributes:
         videos: each with its ratios.
         weighted, plain: agreement of either, see `ommatid.dense.quality_metrics.agreement`.
+        skipped: videos whose frames have another size than those of their reference, as other projections have.
     """
 
     videos: list[tuple[RatedVideo, WatchedQuality]]
     weighted: dict[str, float]
     plain: dict[str, float]
+    skipped: list[RatedVideo]
 
     def to_json(self) -> dict[str, Any]:
         videos = [
             {"distorted": str(rated.distorted), "opinion": rated.opinion, **quality.to_json()}
             for rated, quality in self.videos
         ]
-        return {"weighted": self.weighted, "plain": self.plain, "videos": videos}
+        skipped = [str(rated.distorted) for rated in self.skipped]
+        return {"weighted": self.weighted, "plain": self.plain, "videos": videos, "skipped": skipped}
 
 
 def opinion_agreement(
@@ -77,11 +84,26 @@ def opinion_agreement(
 ) -> OpinionAgreement:
     """Agreement of PSNR, weighed by saliency and plain, with opinions; a reference is watched once for all its videos.
 
+    All videos are looked at first; those that are not of their reference's size are skipped, with one warning.
+
     Raises:
-        InputError: as of `watched_qualities`, or there are fewer videos than the curve of the agreement has parameters.
+        InputError: as of `watched_qualities`, or fewer videos can be compared than the curve of the agreement has
+            parameters.
     """
+    compared, skipped = comparable(rated)
+    if skipped:
+        warnings.warn(
+            f"{len(skipped)} of {len(rated)} rated videos are skipped: their frames have another size than those of "
+            f"their reference, as other projections have (first: {skipped[0].distorted})",
+            stacklevel=2,
+        )
+    if len(compared) < PARAMETERS:
+        raise InputError(
+            f"rated: found {len(compared)} videos of their reference's size, expected at least {PARAMETERS} to fit a "
+            "curve to opinions"
+        )
     distorted: dict[Path, list[RatedVideo]] = {}
-    for each in rated:
+    for each in compared:
         distorted.setdefault(each.reference, []).append(each)
     videos = [
         pair
@@ -95,7 +117,24 @@ def opinion_agreement(
         "weighted": np.array([quality.psnr for _, quality in videos]),
         "plain": np.array([quality.plain_psnr for _, quality in videos]),
     }
-    return OpinionAgreement(videos, **{name: agreement(each, opinion) for name, each in scores.items()})
+    found = {name: agreement(each, opinion, PARAMETERS) for name, each in scores.items()}
+    return OpinionAgreement(videos, **found, skipped=skipped)
+
+
+def comparable(rated: Sequence[RatedVideo]) -> tuple[list[RatedVideo], list[RatedVideo]]:
+    """The videos whose first frame has the size of their reference's, and the others.
+
+    Raises:
+        InputError: a video cannot be read, or frames of a reference are not about twice as wide as high.
+    """
+    references = dict.fromkeys(video.reference for video in rated)
+    expected = {path: next(frame_chunks(path, length=1)).shape for path in references}
+    same: list[RatedVideo] = []
+    others: list[RatedVideo] = []
+    for video in rated:
+        fits = read_frames(video.distorted, [0]).shape == expected[video.reference]
+        (same if fits else others).append(video)
+    return same, others
 
 
 def watched_quality(

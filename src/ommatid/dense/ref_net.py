@@ -188,7 +188,7 @@ class RefNet(TransNet):
         return ((few.maps > 0) & (few.maps != IGNORED))[:, None].float()
 
     def supervision(self, predicted: Probabilities, batch: MaskBatch) -> Float[Tensor, ""]:
-        """Overlap, and every pixel for itself (E6); for an absent category the former is the area that was found."""
+        """Overlap, and every pixel for itself (E6); where a category is absent, the latter does the work."""
         valid = batch.valid.float()
         # Autocast refuses binary cross-entropy of probabilities.
         with torch.autocast(predicted.device.type, enabled=False):
@@ -318,7 +318,7 @@ _BUDGET: dict[str, Any] = {
     "model": _SHARED,
     "data": RefNet.embedded["data"],
     "trainer": RefNet.embedded["trainer"],
-    "tuning": {"recipe.lr": (2e-3, 4e-3, 8e-3)},
+    "tuning": {"recipe.lr": (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)},
     "tuning_metric": "category_IoU",
     "shown": ("category_IoU", "category_mIoU", "swap", "false_area", "mIoU"),
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -31,6 +31,8 @@ from ommatid.engine.settings import build
 from ommatid.engine.streams import stream_loader
 from ommatid.errors import InputError
 
+MOST_CROPS = 10
+"""How often a reference is cropped before it is taken whole."""
 Place = tuple[int, int]
 """An image of the pool of references, and a category that it shows."""
 
@@ -278,7 +280,8 @@ class ReferenceData(DataModule):
         nothing = torch.full_like(unlabelled.maps, IGNORED)
         # Nobody knows the masks of these: not even a mistake of a method can use them.
         unknown = replace(hidden(unlabelled), maps=nothing, present=unlabelled.category > 0)
-        return BoundaryBatch(unknown, mask_batch(samples["source"]), self.collate(samples["labelled"]))
+        kin = self.source is None and self.root is not None
+        return BoundaryBatch(unknown, mask_batch(samples["source"]), self.collate(samples["labelled"]), kin)
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Every object, whatever is asked for; everything; and nothing."""
@@ -341,7 +344,7 @@ class DrawnQueries(Dataset[ReferenceSample]):
 def reference_sample(views: Views, pool: Views, query: Query, index: int) -> ReferenceSample:
     """The image of a query, and its references of the pool, at one size."""
     image, classes = views.of(query.image)
-    references = [pool.of(number) for number in query.references]
+    references = [outlining(pool, number, query.of) for number in query.references]
     return ReferenceSample(
         image.float() / 255,
         classes.long(),
@@ -350,6 +353,17 @@ def reference_sample(views: Views, pool: Views, query: Query, index: int) -> Ref
         query,
         index,
     )
+
+
+def outlining(
+    views: Views, number: int, category: int
+) -> tuple[UInt8[Tensor, "3 height width"], UInt8[Tensor, "height width"]]:
+    """A view of a reference that still shows its category: a crop may have lost it."""
+    for _ in range(MOST_CROPS):
+        image, classes = views.of(number)
+        if (classes == category).any():
+            return image, classes
+    return views.plain().of(number)
 
 
 def shown_categories(pictures: Pictures) -> list[tuple[int, ...]]:

@@ -40,13 +40,13 @@ class ReferenceBatch(MaskBatch):
 
 
 class ReferenceScores(SampleScores):
-    """Scores of queries, by category first.
+    """Scores of queries, by category first; queries for what is not there count in `false_area` alone.
 
     | name | of |
     |---|---|
     | `category_IoU` | foreground; one confusion matrix a category, then the mean over categories |
     | `category_mIoU` | the same with foreground and background averaged |
-    | `PA`, `MPA`, `mIoU`, `FWIoU`, `IoU`, `Dice` | one confusion matrix of all queries |
+    | `PA`, `MPA`, `mIoU`, `FWIoU`, `IoU`, `Dice` | one confusion matrix of all queries for what is there |
     | `swap` | share of queries that meet the asked object better than those of other categories beside it |
     | `false_area` | share of an image that is found where it does not show what is asked for |
     | `category_IoU_std` | deviation of the first over draws of references, where there are several |

@@ -276,10 +276,13 @@ class Windows(Dataset[WindowSample]):
         map_size: tuple[int, int],
     ) -> None:
         self.footage, self.tokens, self.length, self.map_size = footage, tokens, length, map_size
+        # Frames behind the last map have no part in training either. Counting them may take reading the whole video.
+        self.frames = [
+            min(len(each), clip.length()) if clip.has_maps else len(each)
+            for clip, each in zip(footage, tokens, strict=True)
+        ]
         self.places = [
-            (video, start, new)
-            for video, each in enumerate(tokens)
-            for start, new in windows_of(self._frames(video, len(each)), length)
+            (video, start, new) for video, frames in enumerate(self.frames) for start, new in windows_of(frames, length)
         ]
 
     def __len__(self) -> int:
@@ -287,20 +290,15 @@ class Windows(Dataset[WindowSample]):
 
     def __getitem__(self, index: int) -> WindowSample:
         video, start, new = self.places[index]
-        clip, stored = self.footage[video], self.tokens[video]
-        frames = min(self.length, self._frames(video, len(stored)) - start)
-        seen = padded(stored[start : start + frames], self.length)
+        clip = self.footage[video]
+        frames = min(self.length, self.frames[video] - start)
+        seen = padded(self.tokens[video][start : start + frames], self.length)
         saliency, scored = torch.zeros(self.length, *self.map_size), torch.zeros(self.length, dtype=torch.bool)
         if clip.has_maps:
             saliency[:frames] = clip.maps(range(start, start + frames), self.map_size)
             scored[new - start : frames] = True
         valid = torch.arange(self.length) < frames
         return WindowSample(seen[:, 1:], seen[:, 0], valid, saliency, scored, video, start)
-
-    def _frames(self, video: int, encoded: int) -> int:
-        """Frames behind the last map have no part in training either."""
-        clip = self.footage[video]
-        return min(encoded, clip.length()) if clip.has_maps else encoded
 
 
 def windows_of(frames: int, length: int) -> list[tuple[int, int]]:

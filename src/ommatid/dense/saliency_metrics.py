@@ -1,8 +1,8 @@
 """How well a saliency map tells where people look (Wild360's protocol, PAVER, arXiv:2209.08956, E15-E17).
 
 Maps come as (map, height, width), and every measure as one number a map. A map that is the same everywhere says
-nothing: its correlation is 0, its area under the curve 0.5, and no measure is NaN. All is computed in double precision
-on the CPU.
+nothing: its correlation is 0, its area under the curve 0.5, and no measure is NaN. A prediction that is not finite
+everywhere is worse than that, see `saliency_metrics`. All is computed in double precision on the CPU.
 """
 
 import math
@@ -23,6 +23,9 @@ Weights = Float[Tensor, "height width"]
 MEASURES = ("cc", "sim", "auc_judd", "auc_borji", "nss", "kld")
 JITTER = 1e-7
 """Standard deviation of the noise that breaks ties."""
+KLD_EPS = 1e-7
+WORST = {"cc": -1.0, "sim": 0.0, "auc_judd": 0.0, "auc_borji": 0.0, "kld": -math.log(KLD_EPS)}
+"""Ends of the ranges of the measures; that of NSS depends on the number of fixations."""
 _EPS = 1e-12
 
 
@@ -33,7 +36,7 @@ def saliency_metrics(
     sphere_weighted: bool = False,
     seed: int = 0,
 ) -> dict[str, Values]:
-    """Every measure of every map.
+    """Every measure of every map; the worst there is of a prediction that holds NaN or infinity.
 
     Args:
         predicted: any values, the higher the more salient.
@@ -56,6 +59,9 @@ def saliency_metrics(
             raise unknown("saliency measure", name, MEASURES)
     weights = latitude_weights(*predicted.shape[1:]) if sphere_weighted else None
     fixations = fixations_from_density(density)
+    finite = predicted.isfinite().flatten(1).all(dim=1)
+    # No map has less NSS than one that is low at the fixations and high everywhere else.
+    predicted = torch.where(finite[:, None, None], predicted, (~fixations).to(predicted))
 
     def noise() -> torch.Generator:
         return torch.Generator().manual_seed(seed)
@@ -68,7 +74,10 @@ def saliency_metrics(
         "auc_judd": lambda: auc_judd(predicted, fixations, weights, noise()),
         "auc_borji": lambda: auc_borji(predicted, fixations, weights, noise()),
     }
-    return {name: measures[name]() for name in which}
+    found = {name: measures[name]() for name in which}
+    return {
+        name: values.where(finite.cpu(), WORST[name]) if name in WORST else values for name, values in found.items()
+    }
 
 
 def video_means(values: Values, videos: Int[Tensor, "map"]) -> Float[Tensor, "video"]:
@@ -132,7 +141,7 @@ def similarity(predicted: Maps, density: Maps, weights: Weights | None = None) -
     return torch.minimum(first, second).sum(dim=1).float()
 
 
-def kl_divergence(predicted: Maps, density: Maps, weights: Weights | None = None, eps: float = 1e-7) -> Values:
+def kl_divergence(predicted: Maps, density: Maps, weights: Weights | None = None, eps: float = KLD_EPS) -> Values:
     """How badly the prediction explains the density, both with a sum of 1: sum of G log(eps + G / (P + eps)) (KLD).
 
     Maps that hold negative values are shifted to start at 0.

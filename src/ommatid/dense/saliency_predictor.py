@@ -1,7 +1,6 @@
 """`SaliencyPredictor`: the base of every method that tells where people look in a video shot all around."""
 
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +10,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
 from ommatid.data.saliency_videos import frame_chunks
-from ommatid.data.video import import_pyav
+from ommatid.data.video import open_video
 from ommatid.dense.panoramic_encoder import PanoramicEncoder
 from ommatid.dense.saliency_data import SaliencyData, padded, windows_of
 from ommatid.dense.saliency_scores import VideoScores, frame_identity, frame_scores
@@ -94,8 +93,9 @@ class SaliencyPredictor(Method):
         path = Path(video)
         if start < 0 or (frames is not None and frames < 1):
             raise InputError(f"start and frames: found {start} and {frames}, expected at least 0 and at least 1")
+        fps = frame_rate(path)
         seen, maps = zip(*self.watch(path, start, frames), strict=True)
-        return SaliencyMaps(torch.cat(seen), torch.cat(maps), start, frame_rate(path))
+        return SaliencyMaps(torch.cat(seen), torch.cat(maps), start, fps)
 
     @torch.no_grad()
     def watch(
@@ -179,8 +179,8 @@ def first_frames(
 
 
 def frame_rate(path: Path) -> float:
-    """Frames a second of a video, as its header says; 25 for a folder of frames."""
+    """Frames a second of a video, as its header says; 25 for a folder of frames and for raw ones."""
     if path.is_dir():
         return FOLDER_FPS
-    with import_pyav().open(str(path)) as container:
-        return float(next(islice(container.streams.video, 1)).average_rate or FOLDER_FPS)
+    with open_video(path) as container:
+        return float(container.streams.video[0].average_rate or FOLDER_FPS)

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ommatid.dense.saliency_metrics import correlation, latitude_weights, saliency_metrics, video_means
+from ommatid.dense.saliency_metrics import latitude_weights, saliency_metrics, video_means
 from ommatid.engine.scores import SampleScores
 
 Maps = Float[Tensor, "frame height width"]
@@ -43,7 +43,8 @@ def frame_identity(video: Int[Tensor, "frame"], frame: Int[Tensor, "frame"]) -> 
 
 
 def frame_scores(predicted: Maps, density: Maps, identity: Int[Tensor, "frame"]) -> dict[str, Float[Tensor, "frame"]]:
-    """What Wild360 is evaluated by (E15-E17), NSS and KLD; and CC in two other ways.
+    """What Wild360 is evaluated by (E15-E17), NSS and KLD; and CC in two other ways. A prediction that holds NaN or
+    infinity has the worst scores there are.
 
     "sphere_CC" counts pixels by how large they are on the sphere; "CC_high" is CC where at least half of what people
     looked at lies above 45 degrees of latitude, north or south, and NaN elsewhere.
@@ -65,7 +66,7 @@ def frame_scores(predicted: Maps, density: Maps, identity: Int[Tensor, "frame"])
     for name in ("auc_judd", "auc_borji"):
         scores[name] = torch.cat([each[name] for each in drawn])
     named = {NAMES[name]: scores[name] for name in NAMES}
-    named["sphere_CC"] = correlation(predicted, density, latitude_weights(*density.shape[1:]))
+    named["sphere_CC"] = saliency_metrics(predicted, density, ("cc",), sphere_weighted=True)["cc"]
     named["CC_high"] = torch.where(share_at_high_latitude(density) >= 0.5, named["CC"], torch.nan)
     return {name: score.to(device) for name, score in named.items()}
 

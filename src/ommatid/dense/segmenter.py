@@ -78,6 +78,7 @@ class Segmenter(Method):
 
         Raises:
             InputError: the file is missing or no readable picture, or an argument lies outside its range.
+            MissingDependency: a TIFF file in tiles without the extra `slides`.
         """
         if threshold is not None and not 0 <= threshold <= 1:
             raise InputError(f"threshold must lie in [0, 1], found {threshold}")

@@ -1,6 +1,6 @@
 """The contract of masks: an image in, the probability of the foreground at every pixel out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,13 @@ class BoundaryBatch(Batch):
         unlabelled: images of the target, their masks unknown.
         source: images of other categories with masks.
         labelled: the few labelled images of the target.
+        kin: whether the source shows what is searched for, as it does where the labelled images take its place.
     """
 
     unlabelled: MaskBatch
     source: MaskBatch
     labelled: MaskBatch
+    kin: bool = False
 
 
 LEVELS = 255
@@ -98,7 +100,7 @@ class TiledSegmentation:
 
     def to_json(self) -> dict[str, Any]:
         """As of `Segmentation`."""
-        return {**_told(list(self.masks())), "threshold": round(self.threshold, 4)}
+        return {**_told(self.masks()), "threshold": round(self.threshold, 4)}
 
     def draw(self, path: Path) -> None:
         """The image with its foreground lit; beside it the mask, `<name>.mask.png`, or `.tif` of a large image."""
@@ -120,11 +122,11 @@ def shown_step(height: int, width: int) -> int:
     return -(-max(height, width) // MOST_SHOWN)
 
 
-def _told(masks: list[Bool[Tensor, "_ width"]]) -> dict[str, Any]:
-    """Sizes, share and box of a mask that comes in one part or in several, one below the other."""
-    columns = torch.stack([part.any(dim=0) for part in masks]).any(dim=0).nonzero()[:, 0]
-    rows = torch.cat([part.any(dim=1) for part in masks]).nonzero()[:, 0]
-    height, width = sum(len(part) for part in masks), masks[0].shape[1]
+def _told(masks: Iterable[Bool[Tensor, "_ width"]]) -> dict[str, Any]:
+    """Sizes, share and box of a mask that comes in one part or in several, one below the other, each seen once."""
+    across, down, counts = zip(*((part.any(dim=0), part.any(dim=1), int(part.sum())) for part in masks), strict=True)
+    width, height = len(across[0]), sum(map(len, down))
+    columns, rows = torch.stack(across).any(dim=0).nonzero()[:, 0], torch.cat(down).nonzero()[:, 0]
     box = [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1] if len(rows) else None
-    share = sum(int(part.sum()) for part in masks) / (height * width)
+    share = sum(counts) / (height * width)
     return {"width": width, "height": height, "foreground": round(share, 4), "box": box}

@@ -18,6 +18,7 @@ from ommatid.dense.segmenter import Images, Probabilities, Threshold
 from ommatid.dense.task import BoundaryBatch
 from ommatid.engine.claim import Arm, Claim, Criterion
 from ommatid.engine.recipe import Recipe
+from ommatid.errors import InputError
 from ommatid.losses.boundary import critic_loss_on_patches
 from ommatid.nn.boundary import boundary_tuple
 from ommatid.nn.morphology import checked, dilate, erode
@@ -88,18 +89,20 @@ class TransNet(BoundaryLearner):
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.recipe = recipe
+        if len(kernels) != 2 or kernels[0] > kernels[1]:
+            raise InputError(f"kernels must be a smallest and a largest side, found {kernels}")
         for kernel in kernels:
             checked(kernel)
         self.build()
 
     def cut_outs(self, images: Images, predicted: Probabilities) -> dict[str, Float[Tensor, "batch 9 height width"]]:
         """Both critics see the same: image, cut-out and mask (E2)."""
-        return dict.fromkeys(self.critics, boundary_tuple(images, predicted))
+        return dict.fromkeys(self.critics, boundary_tuple(self.normalise(images), predicted))
 
     def criticism(self, batch: BoundaryBatch, predicted: Probabilities) -> Float[Tensor, ""]:
         """Clean cut-outs of the source against predicted ones, and against its own with a wrong edge (E4, E5)."""
-        images, masks, settings = batch.source.images, batch.source.masks, self.hparams
-        real, fake = boundary_tuple(images, masks), boundary_tuple(batch.unlabelled.images, predicted)
+        images, masks, settings = self.normalise(batch.source.images), batch.source.masks, self.hparams
+        real, fake = boundary_tuple(images, masks), boundary_tuple(self.normalise(batch.unlabelled.images), predicted)
         wrong = {INNER: erode(masks, self.kernel()), OUTER: dilate(masks, self.kernel())}
         losses = []
         for name, critic in self.critics.items():
@@ -139,7 +142,7 @@ TransNet.claims = (
         model=TransNet.embedded["model"],
         data=TransNet.embedded["data"],
         trainer=TransNet.embedded["trainer"],
-        tuning={"recipe.lr": (1e-3, 2e-3, 4e-3)},
+        tuning={"recipe.lr": (1e-3, 2e-3, 4e-3, 8e-3)},
         shown=("IoU", "mIoU", "Dice", "image_IoU", "area_error"),
         source="docs/methods/trans-net.md, claim",
     ),

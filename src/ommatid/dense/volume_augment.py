@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from ommatid.dense.volume_task import UNKNOWN
@@ -26,10 +26,10 @@ class VolumeSample:
     """One volume as it is shown; attributes as of `VolumeBatch`."""
 
     image: Float[Tensor, "1 *space"]
-    labels: Int[Tensor, "*space"]
-    organs: Int[Tensor, "*space"]
+    labels: Integer[Tensor, "*space"]
+    organs: Integer[Tensor, "*space"]
     spacing: Float[Tensor, "axis"]
-    truth: Int[Tensor, "*grid"]
+    truth: Integer[Tensor, "*grid"]
     truth_spacing: Float[Tensor, "axis"]
     index: int
 
@@ -39,7 +39,7 @@ def of_patch(sample: VolumeSample) -> VolumeSample:
     return replace(sample, truth=sample.labels, truth_spacing=sample.spacing)
 
 
-def patch_start(labels: Int[Tensor, "*space"], size: Sequence[int]) -> list[int]:
+def patch_start(labels: Integer[Tensor, "*space"], size: Sequence[int]) -> list[int]:
     """Where a training patch begins, drawn from torch's global generator: in the middle of a voxel of a class, drawn
     first, in a third of the cases; else anywhere. It never leaves the volume where the volume is large enough.
     """

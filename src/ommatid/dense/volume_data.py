@@ -1,5 +1,6 @@
 """Volumes with stations and organs: the embedded phantoms, a real CT, or your own in the layout of nnU-Net."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,8 @@ from ommatid.engine.data import DataModule
 from ommatid.engine.settings import build
 from ommatid.errors import InputError, unknown
 
+SOFT_TISSUE = (-160.0, 240.0)
+"""In HU."""
 HELD_OUT = 5
 """Every so many training cases are for validation, where there is no test part and the fold's is tested."""
 
@@ -38,7 +41,8 @@ class VolumeData(DataModule):
         spacing: mm between voxels that volumes are resampled to, along x, y, z (of slices along their two axes); as
             they are where None.
         patch: voxels along each axis of the parts that are trained with; whole volumes where None.
-        window: HU that are shown as 0 and as 1.
+        window: HU, or intensities of another scanner, that are shown as 0 and as 1; -160 and 240, soft tissue of a CT,
+            where None.
         augment: "affine" turns and scales training volumes, adds noise, and changes their gamma; nothing is mirrored.
         anchors: names of the organs that are found first; those that the data name where None.
     """
@@ -52,7 +56,7 @@ class VolumeData(DataModule):
         world: Mapping[str, Any] | None = None,
         spacing: list[float] | None = None,
         patch: list[int] | None = None,
-        window: list[float] = [-160.0, 240.0],  # noqa: B006  (plain values for the command line; never changed)
+        window: list[float] | None = None,
         augment: Literal["none", "affine"] = "none",
         anchors: list[str] | None = None,
         batch_size: int = 2,
@@ -64,14 +68,14 @@ class VolumeData(DataModule):
             raise InputError(f"spacing: found {spacing}, expected lengths above 0, in mm")
         if patch is not None and (not patch or min(patch) < 1):
             raise InputError(f"patch: found {patch}, expected numbers of voxels from 1 on")
-        if len(window) != 2 or not window[0] < window[1]:
+        if window is not None and (len(window) != 2 or not window[0] < window[1]):
             raise InputError(f"window: found {window}, expected a lower and a higher HU")
         if augment not in ("none", "affine"):
             raise unknown("augment", augment, ("none", "affine"))
         if embedded not in EMBEDDED:
             raise unknown("embedded data set", embedded, EMBEDDED)
         self.root, self.format, self.fold, self.embedded, self._world = root, format, fold, embedded, dict(world or {})
-        self.spacing, self.patch, self.window, self.augment, self.anchors = spacing, patch, window, augment, anchors
+        self.spacing, self.patch, self._window, self.augment, self.anchors = spacing, patch, window, augment, anchors
 
     @cached_property
     def sets(self) -> dict[str, Cases]:
@@ -90,6 +94,23 @@ class VolumeData(DataModule):
     def organ_names(self) -> tuple[str, ...]:
         """Of the organs 1, 2, ...; none where there are no organ maps."""
         return self.sets["train"].organ_names
+
+    @property
+    def window(self) -> list[float]:
+        """Intensities that are shown as 0 and as 1.
+
+        Raises:
+            InputError: none were given, and the files say that they are no CT.
+        """
+        if self._window is not None:
+            return self._window
+        channel = self.sets["train"].channel
+        if "ct" not in re.split("[^a-z]+", channel.lower()):
+            raise InputError(
+                f"window: found none for volumes of {channel!r} in {self.root}, expected the two of their intensities "
+                "that are shown as 0 and as 1"
+            )
+        return list(SOFT_TISSUE)
 
     @property
     def anchor_numbers(self) -> tuple[int, ...]:
@@ -162,7 +183,7 @@ class VolumeData(DataModule):
 
     def use(self, spacing: Sequence[float] | None, window: Sequence[float]) -> None:
         """Show volumes as a trained method expects them."""
-        self.spacing, self.window = None if spacing is None else list(spacing), list(window)
+        self.spacing, self._window = None if spacing is None else list(spacing), list(window)
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """All is background; and, where all volumes have one size, every voxel's most frequent class of training."""

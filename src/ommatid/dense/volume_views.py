@@ -1,10 +1,10 @@
 """Volumes as networks see them: resampled, in a window of intensities, whole or in random parts, in batches."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -15,8 +15,9 @@ from ommatid.dense.volume_augment import VolumeSample, augmented, cropped, margi
 from ommatid.dense.volume_task import UNKNOWN, VolumeBatch
 from ommatid.errors import InputError
 
-MOST_KEPT = 2**27
-"""Voxels of a split that are kept in memory; of a larger one volumes are read again whenever they are asked for."""
+MOST_KEPT = 2**30
+"""Bytes of a split that are kept in memory; volumes beyond are read again whenever they are asked for."""
+MAPS = ("labels", "organs", "truth")
 
 
 @runtime_checkable
@@ -31,6 +32,9 @@ class Cases(Protocol):
 
     @property
     def anchors(self) -> tuple[str, ...]: ...
+
+    @property
+    def channel(self) -> str: ...
 
     @property
     def cases(self) -> tuple[str, ...]: ...
@@ -68,29 +72,36 @@ class VolumeSet(Dataset[VolumeSample]):
         self.patch, self.augment, self.shown = patch, augment, shown
         self.draws = patch is not None or augment != "none"
         self._kept: dict[int, VolumeSample] = {}
-        self._voxels = 0
+        self._bytes = 0
 
     def __len__(self) -> int:
         return len(self.cases)
 
     def __getitem__(self, index: int) -> VolumeSample:
-        sample = self.whole(index)
+        sample = self.stored(index)
         if self.patch is not None:
-            return self._part(sample, self.patch)
-        if self.augment != "none":
-            return augmented(sample)
-        return of_patch(sample) if self.shown else sample
+            sample = self._part(sample, self.patch)
+        elif self.augment != "none":
+            sample = augmented(sample)
+        elif self.shown:
+            sample = of_patch(sample)
+        return _maps_as(sample, torch.long)
 
     def whole(self, index: int) -> VolumeSample:
         """A volume without any random change."""
+        return _maps_as(self.stored(index), torch.long)
+
+    def stored(self, index: int) -> VolumeSample:
+        """The same with one byte a voxel for each of its maps: no number of a class or an organ is above 255."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         if index in self._kept:
             return self._kept[index]
-        sample = shown_volume(self.cases[index], self.spacing, self.window, index)
-        self._voxels += sample.labels.numel()
-        if self._voxels <= MOST_KEPT:
+        sample = _maps_as(shown_volume(self.cases[index], self.spacing, self.window, index), torch.uint8)
+        size = sum(getattr(sample, name).nbytes for name in ("image", *MAPS))
+        if self._bytes + size <= MOST_KEPT:
             self._kept[index] = sample
+            self._bytes += size
         return sample
 
     def each(self) -> Iterator[VolumeSample]:
@@ -99,11 +110,14 @@ class VolumeSet(Dataset[VolumeSample]):
 
     def usual(self, classes: int) -> Int[Tensor, "*grid"]:
         """The most frequent class of every voxel, on the grid of the files."""
-        counts: Tensor = sum(  # type: ignore[assignment]
-            F.one_hot(torch.where(sample.truth == UNKNOWN, 0, sample.truth), classes + 1).int()
-            for sample in self.each()
-        )
-        return counts.argmax(dim=-1)
+        counts = torch.zeros(classes + 1, *self.stored(0).truth.shape, dtype=torch.int32)
+        for index in range(len(self)):
+            truth = self.stored(index).truth
+            known = torch.where(truth == UNKNOWN, 0, truth)
+            # Class by class: one hot, a volume would take eight bytes a voxel and class.
+            for number in range(classes + 1):
+                counts[number] += known == number
+        return counts.argmax(dim=0)
 
     def _part(self, sample: VolumeSample, patch: Sequence[int]) -> VolumeSample:
         start = patch_start(sample.labels, patch)
@@ -113,6 +127,10 @@ class VolumeSet(Dataset[VolumeSample]):
         start = [first - each for first, each in zip(start, more, strict=True)]
         wide = [side + 2 * each for side, each in zip(patch, more, strict=True)]
         return augmented(cropped(sample, start, wide), patch)
+
+
+def _maps_as(sample: VolumeSample, kind: torch.dtype) -> VolumeSample:
+    return replace(sample, **{name: getattr(sample, name).to(kind) for name in MAPS})
 
 
 def shown_volume(

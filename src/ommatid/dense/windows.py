@@ -3,6 +3,7 @@
 No more than a band of windows is in memory, so that what a slide of any size costs is what its rows cost.
 """
 
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -14,11 +15,17 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from ommatid.data.images import read_image
-from ommatid.errors import InputError
+from ommatid.errors import InputError, MissingDependency
 
 Maps = Callable[[Float[Tensor, "batch 3 window window"]], Float[Tensor, "batch 1 window window"]]
 AT_ONCE = 32
 """Windows that pass through the network together."""
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, YCBCR = 0, 1, 2, 6
+"""Photometric interpretations of TIFF."""
+JPEG = 7
+"""TIFF's number of this compression."""
+PREMULTIPLIED = 1
+"""Extra samples of TIFF by which colours were multiplied."""
 
 
 @runtime_checkable
@@ -47,6 +54,7 @@ class TiffBands:
 
     Raises:
         InputError: the file is missing, damaged, or holds other pixels.
+        MissingDependency: without tifffile; when rows are read, without imagecodecs where their compression needs it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -64,6 +72,15 @@ class TiffBands:
             )
         self.height, self.width = int(self.page.imagelength), int(self.page.imagewidth)
 
+    @property
+    def plain(self) -> bool:
+        """Whether stored values are colours or grey levels, upright: no palette, no inks, nothing turned."""
+        page = self.page
+        known = page.photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB)
+        # The decoder of JPEG gives colours.
+        known |= page.photometric == YCBCR and page.compression == JPEG
+        return known and page.tags.valueof("Orientation", 1) == 1 and PREMULTIPLIED not in page.extrasamples
+
     def rows(self, top: int, bottom: int) -> UInt8[Tensor, "3 rows width"]:
         page, found = self.page, np.zeros((bottom - top, self.width, self.page.samplesperpixel), np.uint8)
         across = -(-self.width // page.tilewidth) if page.is_tiled else 1
@@ -72,39 +89,50 @@ class TiffBands:
             for place in range(row * across, (row + 1) * across):
                 self.file.filehandle.seek(page.dataoffsets[place])
                 encoded = self.file.filehandle.read(page.databytecounts[place])
-                try:
-                    part, (_, _, y, x, _), _ = page.decode(encoded, place)
-                except (ValueError, RuntimeError) as error:
-                    raise InputError(f"{self.path}: found a damaged part {place} ({error}), expected pixels") from error
+                part, (_, _, y, x, _), _ = self._decoded(encoded, place)
                 part = part[0] if part is not None else np.zeros((tall, 1, found.shape[2]), np.uint8)
                 first, last = max(y, top), min(y + len(part), bottom)
                 wide = min(part.shape[1], self.width - x)
                 found[first - top : last - top, x : x + wide] = part[first - y : last - y, :wide]
+        if page.photometric == WHITE_IS_ZERO:
+            found = 255 - found
         colours = found[..., :3] if found.shape[2] > 1 else np.repeat(found, 3, axis=2)
         return torch.from_numpy(np.ascontiguousarray(colours.transpose(2, 0, 1)))
+
+    def _decoded(self, encoded: bytes, place: int) -> Any:
+        """Pixels of one part, None where it is empty; where it lies, and its shape."""
+        try:
+            return self.page.decode(encoded, place, jpegtables=self.page.jpegtables)
+        except (ValueError, RuntimeError, zlib.error) as error:
+            if "imagecodecs" in str(error):
+                raise MissingDependency(
+                    f"{self.path}: its compression needs imagecodecs: pip install 'ommatid[slides]'"
+                ) from error
+            raise InputError(f"{self.path}: found a damaged part {place} ({error}), expected pixels") from error
 
 
 def tiff_library(path: Path) -> Any:
     """tifffile, which reads and writes the file in parts.
 
     Raises:
-        InputError: it is not installed.
+        MissingDependency: it is not installed.
     """
     try:
         import tifffile
     except ImportError as error:
-        raise InputError(f"{path}: needs tifffile, which is missing, expected pip install 'ommatid[slides]'") from error
+        raise MissingDependency(f"{path}: TIFF in parts needs tifffile: pip install 'ommatid[slides]'") from error
     return tifffile
 
 
 def open_bands(path: Path) -> Bands:
-    """TIFF files part by part where tifffile is there, all others as a whole.
+    """TIFF files in colour or grey part by part; as a whole all others, those with a palette, with inks, or turned.
 
     Raises:
         InputError: the file is missing or no readable image.
+        MissingDependency: a TIFF file without tifffile.
     """
-    if path.suffix.lower() in (".tif", ".tiff") and path.is_file():
-        return TiffBands(path)
+    if path.suffix.lower() in (".tif", ".tiff") and path.is_file() and (bands := TiffBands(path)).plain:
+        return bands
     return WholeImage(read_image(path))
 
 

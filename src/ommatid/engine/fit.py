@@ -1,6 +1,7 @@
 """Training, resuming and evaluating a method: a thin layer over Lightning's Trainer."""
 
 import logging
+import math
 import signal
 import warnings
 from collections.abc import Iterator, Mapping
@@ -79,6 +80,8 @@ class KeepCheckpoints(CheckpointCallback):
         self.best = state_dict["best"]
 
     def _improves(self, value: float, mode: str) -> bool:
+        if not math.isfinite(value):
+            return False
         return self.best is None or (value > self.best if mode == "max" else value < self.best)
 
     @staticmethod

@@ -179,9 +179,28 @@ class Method(LightningModule):
                 f"recipe: schedule {recipe.schedule!r} needs to know when training ends, "
                 "expected trainer.max_steps or trainer.max_epochs above 0"
             )
+        if self.several_optimizers and steps == trainer.max_steps:
+            # Lightning counts the updates of all optimisers.
+            steps = steps / sum(each.updates / each.every for each in self.phases().values())
         if recipe.per == "epoch":
-            return math.ceil(steps * trainer.accumulate_grad_batches / trainer.num_training_batches)
-        return int(steps) * phase.updates // phase.every
+            # Without a number of epochs Lightning has not counted the batches yet.
+            trainer.fit_loop.setup_data()
+            return math.ceil(steps / math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches))
+        return round(steps * phase.updates / phase.every)
+
+    def refuse_short(self, name: str, batches: int, updates: int, otherwise: str) -> None:
+        """Refuse a training that ends before its first stage does, of so many batches and updates of all optimisers.
+
+        Raises:
+            InputError: it is too short; `name` is the argument that says how long the stage is.
+        """
+        trainer = self.trainer
+        limits = [(trainer.max_epochs or 0) * trainer.num_training_batches, trainer.max_steps * batches / updates]
+        found = min((limit for limit in limits if limit > 0), default=math.inf)
+        if found <= batches:
+            raise InputError(
+                f"{name} is {batches}, but the training has {int(found)} batches, expected more, or {otherwise}"
+            )
 
     def optimizer(self, name: str) -> Optimizer:
         """The optimiser of a phase, by the phase's name."""
@@ -197,13 +216,17 @@ class Method(LightningModule):
         self.manual_backward(loss)
         phases, schedules = self.phases(), self.lr_schedulers()
         for name, optimizer in optimizers.items():
-            recipe = phases[name].recipe
-            if recipe.clip_norm is not None:
-                self.clip_gradients(optimizer, recipe.clip_norm, "norm")
             optimizer.step()
-            if recipe.per == "step":
+            if phases[name].recipe.per == "step":
                 schedule = schedules[list(phases).index(name)] if isinstance(schedules, list) else schedules
                 schedule.step()  # type: ignore[union-attr]
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        # Here, not before the step: gradients of half precision are in their own units again.
+        if self.several_optimizers:
+            phase = list(self.phases().values())[self.trainer.optimizers.index(optimizer)]
+            if phase.recipe.clip_norm is not None:
+                self.clip_gradients(optimizer, phase.recipe.clip_norm, "norm")
 
     def forget(self, name: str) -> None:
         """A phase's optimiser as if it had never made a step: its momenta belong to parameters that were drawn anew."""
@@ -227,8 +250,10 @@ class Method(LightningModule):
         self.clip_gradients(optimizer, value, gradient_clip_algorithm)
 
     def batch_number(self, batch_idx: int) -> int:
-        """Batches of the whole training before this one; also in a resumed training."""
-        return self.trainer.current_epoch * int(self.trainer.num_training_batches) + batch_idx
+        """Batches of the whole training before this one; also in a resumed training. Without a trainer all are of one
+        epoch."""
+        trainer = self._trainer
+        return batch_idx if trainer is None else trainer.current_epoch * int(trainer.num_training_batches) + batch_idx
 
     @property
     def share_done(self) -> float:

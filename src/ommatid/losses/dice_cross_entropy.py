@@ -19,7 +19,8 @@ Labels = Int[Tensor, "batch *space"]
 def soft_dice_loss(logits: Logits, labels: Labels, smooth: float = SMOOTH) -> Float[Tensor, ""]:
     """One minus the overlap of probabilities with labels, as a mean over volumes and foreground classes.
 
-    Class 0 is background and has no part. A class that a volume does not have costs what is predicted of it.
+    Class 0 is background and has no part. A class that a volume does not have costs one as soon as a trace of it is
+    predicted: what holds it back is cross-entropy.
 
     Args:
         labels: 255 where unknown; such voxels do not count.

@@ -43,7 +43,7 @@ def background_tuple(images: Images, masks: Masks) -> Tuples:
 class PatchCritic(nn.Module):
     """Scores of all patches of an image: strided convolutions without norms, which a gradient penalty would not bear.
 
-    Widths double from `base` on: 16 to 512 with six blocks, as published.
+    Widths double from `base` on: 16 to 512 with six blocks, as published; so is what weights and biases begin with.
 
     Args:
         in_channels: 9 of a tuple of a picture in colour.
@@ -64,6 +64,11 @@ class PatchCritic(nn.Module):
         self.blocks = nn.Sequential(*layers)
         self.head = nn.Conv2d(widths[-1], 1, 3, padding=1, bias=False)
         self.squash = nn.Sigmoid() if sigmoid else nn.Identity()
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.xavier_normal_(module.weight)
+                if module.bias is not None:
+                    nn.init.normal_(module.bias)
 
     def forward(self, tuples: Tuples) -> Float[Tensor, "batch 1 rows columns"]:
         return self.squash(self.head(self.blocks(tuples)))

@@ -149,7 +149,15 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(runs, tmp_path):
     assert all(torch.equal(value, again.method.state_dict()[key]) for key, value in first.items())
     assert not all(torch.equal(value, other.method.state_dict()[key]) for key, value in first.items())
     assert again.run.path != other.run.path
-    assert other.run.read_config()["data"]["seed"] == 1
+    assert other.run.read_config()["seed"] == 1
+
+
+def test_the_seed_of_the_data_is_that_of_the_training_unless_they_have_their_own(runs, tmp_path):
+    assert "seed" not in runs["mgsl-net"].run.read_config()["data"]
+    case = merge(TINY["mgsl-net"], {"data": {"seed": 7}})
+    assert api.train("mgsl-net", **case, runs=tmp_path, seed=3).run.read_config()["data"]["seed"] == 7
+    plan = api.plan(api.method_class("mgsl-net"), TINY["mgsl-net"]["model"], TINY["mgsl-net"]["data"], {}, seed=3)
+    assert api.assemble(api.method_class("mgsl-net"), plan)[1].seed == 3
 
 
 def test_a_finished_run_can_be_made_longer_where_its_schedule_has_no_end(runs, tmp_path):
@@ -199,14 +207,14 @@ def test_embedded_settings_lie_below_the_users():
     plan = api.plan(kind, {"hidden_dim": 7}, {}, {"max_steps": 3}, seed=4)
     assert plan["model"] == merge(kind.embedded["model"], {"hidden_dim": 7})
     assert plan["trainer"]["max_steps"] == 3
-    assert (plan["data"]["seed"], plan["seed"]) == (4, 4)
+    assert plan["seed"] == 4
 
 
 def test_embedded_settings_do_not_reach_the_users_own_data():
     plan = api.plan(api.method_class("mgsl-net"), {"hidden_dim": 7}, {"root": "mine"}, {})
     assert plan["model"] == {"hidden_dim": 7}
     assert plan["trainer"] == {}
-    assert plan["data"] == {"root": "mine", "seed": 0}
+    assert plan["data"] == {"root": "mine"}
 
 
 def test_an_evaluation_takes_the_devices_of_the_training():
@@ -219,9 +227,29 @@ def test_data_of_a_checkpoint_are_those_of_its_run(runs, tmp_path):
     kind = type(trained.method)
     assert api.data_settings(trained.run.best, kind, {})["train_videos"] == 24
     assert api.data_settings(trained.run.path, kind, {"batch_size": 3})["batch_size"] == 3
-    assert api.data_settings(trained.run.path, kind, {"root": "mine"}) == {"root": "mine"}
+    assert api.data_settings(trained.run.path, kind, {"root": "mine"}) == {"root": "mine", "seed": 0}
     moved = trained.method.save(tmp_path / "moved.safetensors")
     assert api.data_settings(moved, kind, {}) == kind.embedded["data"]
+
+
+def test_a_run_s_own_folder_is_divided_as_it_was_trained_on(runs, tmp_path):
+    """Or what is evaluated on might be what was trained on."""
+    config = runs["cmi"].run.read_config()
+    trained_on = {"root": str(tmp_path / "mine"), "val_fraction": 0.3, "train_share": 0.5}
+    (tmp_path / "run").mkdir()
+    run = api.RunDir(tmp_path / "run")
+    run.write_config({**config, "seed": 3, "data": trained_on})
+    (run.path / "last.safetensors").write_bytes(runs["cmi"].run.last.read_bytes())
+    kind = type(runs["cmi"].method)
+    same = api.data_settings(run.path, kind, {"root": str(tmp_path / "." / "mine"), "batch_size": 5})
+    assert same == {**trained_on, "seed": 3, "batch_size": 5}
+    other = api.data_settings(run.path, kind, {"root": "other"})
+    assert other == {"root": "other", "seed": 3, "val_fraction": 0.3}
+    assert api.data_settings(run.path, kind, {"root": "other", "seed": 4})["seed"] == 4
+    moved = runs["cmi"].method.save(tmp_path / "moved.safetensors")
+    assert api.data_settings(moved, kind, {"root": "other"}) == {"root": "other"}
+    with pytest.raises(InputError, match="root is an empty text"):
+        api.data_settings(moved, kind, {"root": ""})
 
 
 # -- evaluate, predict, export --

@@ -46,6 +46,7 @@ def test_every_entry_is_a_method_that_can_be_built(entry):
     assert entry.field in catalogue.FIELDS
     assert entry.target.startswith(f"ommatid.{entry.field}.")
     assert kind.embedded
+    assert entry.baseline == (not kind.claims)
     assert catalogue.find(entry.name) is entry
     assert catalogue.find_class(entry.class_name) is entry
 

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from PIL import Image
 
 from ommatid import api, catalogue, cli
 from ommatid.cli import main
+from ommatid.cli.verbs import _print_prediction
 from ommatid.engine import sweep
 from ommatid.engine.settings import constructor_arguments
 from ommatid.engine.sweep import Outcome
@@ -232,6 +234,7 @@ def test_show_tells_what_a_method_is_and_how_to_cite_it(name, ask, ask_json):
     entry = catalogue.find(name)
     assert code == 0
     assert all(part in out for part in (entry.title, entry.bibtex(), entry.paper, f"ommatid train {name}"))
+    assert (f"ommatid claim {name}" in out) == bool(api.method_class(name).claims)
     assert ask_json("show", name)["title"] == entry.title
 
 
@@ -300,6 +303,75 @@ def test_method_seed_and_compile_may_stand_in_the_config_file(ask, monkeypatch, 
     assert asked["seed"] == 0
 
 
+def test_another_seed_is_that_of_the_data_too(ask, monkeypatch, tmp_path):
+    asked, trained = {}, SimpleNamespace(run=SimpleNamespace(path=Path("run")), metrics={"top1": 0.5}, baselines={})
+    monkeypatch.setattr(api, "train", lambda name, **given: asked.update(given, name=name) or trained)
+    file = tmp_path / "mine.yaml"
+    # As runs were written that named the same seed twice; a data seed of its own is a choice.
+    for data, kept in (("{seed: 2, size: 16}", {"size": 16}), ("{seed: 7}", {"seed": 7})):
+        file.write_text(f"method: cmi\nseed: 2\ndata: {data}\n")
+        assert ask("train", "--config", file, "--seed", 1)[0] == 0
+        assert (asked["seed"], asked["data"]) == (1, kept)
+
+
+def test_text_stays_text_whatever_it_looks_like(ask, refused, monkeypatch, tmp_path):
+    asked, trained = {}, SimpleNamespace(run=SimpleNamespace(path=Path("run")), metrics={"top1": 0.5}, baselines={})
+    monkeypatch.setattr(api, "train", lambda name, **given: asked.update(given, name=name) or trained)
+    words = ("--data.root=2024", "--data.glove", "off", "--data.features", "null", "--data.steps", "8")
+    assert ask("train", "mgsl-net", *words)[0] == 0
+    assert asked["data"] == {"root": "2024", "glove": "off", "features": None, "steps": 8}
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert refused("train", "mgsl-net", "--data.root", "2024").startswith("2024: no such folder")
+
+
+@pytest.mark.parametrize(
+    "words", [("train", "cmi", "--data.root", ""), ("train", "cmi", "--data.root="), ("compare", "cmi", "--data", "")]
+)
+def test_an_unset_variable_does_not_mean_embedded_data(words, refused):
+    assert refused(*words) == "data.root is an empty text, expected a folder of data"
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["cmi"], "cmi"),
+        (["--seed", "0", "--runs", "elsewhere"], "--seed, --runs"),
+        (["--model.hidden_dim", "9", "--data.size=3", "--compile"], "--model.hidden_dim, --data.size, --compile"),
+        (["--config", "none.yaml"], "--config"),
+    ],
+)
+def test_what_a_resumed_run_would_not_heed_is_refused(words, found, refused, runs):
+    complaint = refused("train", "--resume", runs["mgsl-net"].run.path, *words)
+    assert complaint == f"train --resume: found {found}, expected no settings but --trainer.x"
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_seeds_that_no_generator_takes_are_refused(seed, refused):
+    assert refused("train", "cmi", "--seed", seed) == f"seed must be from 0 to 4294967295, found {seed}"
+    assert "seed must be from 0" in refused("train", "cmi", "--data.seed", seed)
+    assert "seed must be from 0" in refused("data", "make", "world-shapes", "--out", "x", "--seed", seed)
+
+
+def test_what_the_system_refuses_is_answered_in_one_sentence(refused, made_up, tmp_path):
+    (tmp_path / "afile").write_text("")
+    assert refused("train", "mgsl-net", *options("mgsl-net"), "--runs", "afile") == "afile/mgsl-net: Not a directory"
+    assert refused("compare", "cmi", "--out", "afile/x") == "afile/x: Not a directory"
+    assert refused("claim", "cmi-student", "--no-tune", "--out", "afile/x") == "afile/x: Not a directory"
+    assert not made_up
+
+
+def test_a_killed_process_is_answered_in_one_sentence(refused, monkeypatch):
+    def killed(*_):
+        raise BrokenProcessPool("A process in the process pool was terminated abruptly\nwhile it was running")
+        yield
+
+    monkeypatch.setattr(sweep, "_in_processes", killed)
+    assert "killed, perhaps for lack of memory" in refused("compare", "cmi")
+    with pytest.raises(BrokenProcessPool):
+        main(["compare", "cmi", "--debug"])
+
+
 def test_settings_of_another_method_are_refused(refused, tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("method: cmi\n")
@@ -335,6 +407,7 @@ def test_processes_of_one_training_share_a_run_folder_and_print_once(tmp_path):
         ("modle: {}", "did you mean 'model'"),
         ("seed: often", "seed is 'often', expected a whole number"),
         ("compile: 3", "compile is 3, expected true or false"),
+        ("model: {5: 3}", "unknown argument of CMI '5': expected one of"),
         ("- a", "found list, expected the groups"),
         ("", "expected the groups"),
         ("a: [", "cannot be read as YAML"),
@@ -346,7 +419,7 @@ def test_a_wrong_config_file_is_answered_in_one_sentence(content, sentence, refu
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     complaint = refused("train", "cmi", "--config", file)
     assert sentence in complaint
-    assert "mine.yaml" in complaint
+    assert "mine.yaml" in complaint or "of CMI" in complaint
 
 
 @pytest.mark.parametrize(
@@ -438,6 +511,67 @@ def test_classes_are_predicted(ask_json, runs, tmp_path):
     assert sum(row["probability"] for row in found["classes"]) <= 1.001
 
 
+TOLD = {
+    "mask": ({"width": 9, "height": 8, "foreground": 0.25, "box": [1, 2, 3, 4], "threshold": 0.5}, "box: 1, 2, 3, 4"),
+    "no mask": ({"width": 9, "height": 8, "foreground": 0.0, "box": None, "threshold": 0.5}, "box: -"),
+    "volume": (
+        {"size": [4, 5, 6], "spacing": [1.0, 1.0, 2.5], "classes": {"4L": {"voxels": 3210, "ml": 1.5}}},
+        "size: 4, 5, 6 spacing: 1.000, 1.000, 2.500 classes name voxels ml 4L 3,210 1.500",
+    ),
+    "scene": (
+        {"width": 9, "classes": {"wall": 0.75, "floor": 0.25}, "normal": [0.0, 1.0, 0.0]},
+        "name value wall 0.750 floor 0.250 normal: 0.000, 1.000, 0.000",
+    ),
+    "film": (
+        {"fps": 25.0, "peaks": [{"frame": 3, "latitude": 1.5, "longitude": 9.0}]},
+        "fps: 25.000 peaks frame latitude longitude 3 1.500 9.000",
+    ),
+    "faces": ({"cosine": 0.25, "threshold": 0.5, "same": False}, "cosine: 0.250 threshold: 0.500 same: no"),
+    "people": (
+        {"people": [{"name": "[b]ob", "cosine": 0.5, "same": True}], "threshold": 0.1},
+        "people name cosine same [b]ob 0.500 yes threshold: 0.100",
+    ),
+    "explained": (
+        {"classes": [{"class": "boot", "probability": 0.9}], "way": [1, 0], "shares_last_block_with": ["shoe", "bag"]},
+        "boot 0.900 way: 1, 0 shares_last_block_with: shoe, bag",
+    ),
+    "sentence": (
+        {"sentence": "a [/b] x", "duration": 30.0, "moments": [{"start": 1.0, "end": 2.0, "score": 0.5}]},
+        "sentence: a [/b] x duration: 30.000 moments start end score 1.000 2.000 0.500",
+    ),
+    "samples": ({"classes": [{"sample": 0, "class": "okapi", "probability": 1.0}]}, "0 okapi 1.000"),
+    "no labels": ({"labels": []}, "labels: nothing found"),
+    "no moments": ({"duration": 3.0, "moments": []}, "duration: 3.000 moments: nothing found"),
+    "no classes": ({"classes": {}}, "classes: nothing found"),
+}
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_every_kind_of_prediction_is_told_in_words(name, capsys):
+    content, expected = TOLD[name]
+    _print_prediction(content)
+    assert expected in re.sub(r"[^\w.:,\[\]/-]+", " ", capsys.readouterr().out)
+
+
+def test_brackets_in_a_path_are_no_markup(ask, runs, tmp_path):
+    kept = tmp_path / "run[v2]"
+    kept.mkdir()
+    for name in ("config.yaml", "last.safetensors"):
+        (kept / name).write_bytes((runs["cmi"].run.path / name).read_bytes())
+    assert "test metrics of run[v2]" in ask("evaluate", "run[v2]")[1]
+
+
+def test_help_of_a_run_or_a_field_names_the_arguments_of_its_data(runs, capsys):
+    for words, options_shown in (
+        (["evaluate", str(runs["cmi"].run.path)], ["--data.train_share", "--trainer.x"]),
+        (["compare", "grounding"], ["--data.view", "--model.x: an argument of any of 2d-tan"]),
+    ):
+        with pytest.raises(SystemExit):
+            main([*words, "--help"])
+        out = capsys.readouterr().out
+        assert all(option in out for option in options_shown)
+
+
 def test_help_of_a_prediction_names_its_inputs(runs, capsys):
     for words, expected in (
         ([], ["--video", "--sentence", "--image"]),
@@ -512,7 +646,7 @@ def test_report_of_a_run_and_of_claims(ask, refused, runs, tmp_path):
 # -- compare, claim --
 
 
-def test_comparison_as_json_and_as_a_page(ask, ask_json, made_up, tmp_path):
+def test_comparison_as_json_and_as_a_page(ask, ask_json, made_up, tmp_path, monkeypatch):
     found = ask_json("compare", "cmi", "--seeds", 2, "--jobs", 2, "--trainer.max_epochs", 1)
     assert found["methods"]["cmi"]["metrics"]["never"] == [None, None]
     assert {processes for _, processes in made_up} == {2}
@@ -522,6 +656,9 @@ def test_comparison_as_json_and_as_a_page(ask, ask_json, made_up, tmp_path):
     assert code == 0
     assert told.splitlines() == ["cmi: seed 0: kept from before", "cmi: seed 1: kept from before"]
     assert len(made_up) == count
+    monkeypatch.setattr(sweep, "_code_print", lambda: "other code")
+    told = ask("compare", "transfer", "--methods", "cmi", "--trainer.max_epochs", 1)[2]
+    assert told == "cmi: seed 0: 1.0 s, anew, as data or code have changed\n"
     assert "cmi" in out
     assert next((tmp_path / "runs" / "compare").glob("*.html")).is_file()
     assert comparison_record().keys() == found.keys()
@@ -546,7 +683,10 @@ def test_wrong_sweeps_are_answered_in_one_sentence(refused, monkeypatch):
     assert "did you mean 'cmi-student'" in refused("claim", "cmi-studnt")
     assert "expected a number of at least 1, found '0'" in refused("claim", "cmi", "--seeds", 0)
     assert "expected a number of at least 1, found '-2'" in refused("compare", "cmi", "--jobs", "-2")
-    assert "no common protocol" in refused("compare", "grounding", "--methods", "cmi", "mgsl-net")
+    complaint = refused("compare", "grounding", "--methods", "mgsl-net", "cmi")
+    assert complaint == "compare --methods: cmi is a method of transfer, expected methods of grounding"
+    assert "unknown field 'nonsense'" in refused("compare", "nonsense", "--methods", "mgsl-net", "vslnet")
+    assert "expected seeds" in refused("compare", "cmi", "--data.seed", 5)
     assert "unknown field or method 'cim'" in refused("compare", "cim")
 
 
@@ -569,6 +709,8 @@ def test_data_that_is_fine_and_data_that_is_not(ask, ask_json, refused, tmp_path
     assert "invalid choice: 'mke'" in refused("data", "mke")
     assert "--out" in refused("data", "make", "digits")
     assert "no such video" in refused("data", "features", "none", "--out", "x")
+    assert "digits has no views, expected none" in refused("data", "make", "digits", "--out", "x", "--view", "rare")
+    assert "which no seed draws" in refused("data", "make", "digits", "--out", "x", "--seed", 0)
 
 
 @pytest.mark.parametrize(

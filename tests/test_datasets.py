@@ -1,6 +1,7 @@
 """Embedded sets on disk, and what is said about a user's."""
 
 import json
+import os
 import shutil
 from argparse import Namespace
 from pathlib import Path
@@ -17,7 +18,7 @@ from ommatid.errors import InputError
 
 
 def ask(**arguments) -> Namespace:
-    return Namespace(**{"json": True, "format": None, "view": None, "seed": 0, **arguments})
+    return Namespace(**{"json": True, "format": None, "view": None, "seed": None, **arguments})
 
 
 @pytest.fixture
@@ -379,7 +380,9 @@ def take(videos: Path, out: Path, **changes) -> Namespace:
 def test_features_of_every_video_with_its_duration(videos, tmp_path, capsys):
     out = tmp_path / "features"
     assert datasets.features(take(videos, out)) == 0
-    assert json.loads(capsys.readouterr().out) == {"out": str(out), "videos": 2, "clips": 6}
+    assert json.loads(capsys.readouterr().out) == {"out": str(out), "videos": 2, "written": 2, "clips": 6}
+    datasets.features(take(videos, out))
+    assert json.loads(capsys.readouterr().out)["written"] == 0
     assert np.load(out / "a.npy").shape == (3, 4)
     assert json.loads((out / "durations.json").read_text()) == {"a": 1.5, "b": 1.5}
     assert json.loads((out / "extractor.json").read_text())["backbone"] == "net"
@@ -395,6 +398,24 @@ def test_an_interrupted_extraction_goes_on_where_it_was(videos, tmp_path, capsys
     (videos / "broken.mp4").unlink()
     datasets.features(take(videos, out))
     assert (out / "a.npy").stat().st_mtime_ns == before
+
+
+def test_a_video_that_was_changed_is_read_again(videos, tmp_path, capsys):
+    out = tmp_path / "features"
+    datasets.features(take(videos, out))
+    later = (out / "a.npy").stat().st_mtime + 9
+    os.utime(videos / "a.mp4", (later, later))
+    capsys.readouterr()
+    datasets.features(take(videos, out))
+    assert json.loads(capsys.readouterr().out)["written"] == 1
+
+
+def test_videos_of_one_name_are_refused_before_the_first_is_read(videos, tmp_path):
+    (videos / "more").mkdir()
+    (videos / "more" / "a.avi").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"more/a\.avi: found .*/a\.mp4 of the same name, expected"):
+        datasets.features(take(videos, tmp_path / "features"))
+    assert not (tmp_path / "features").exists()
 
 
 def test_an_interrupted_folder_takes_no_features_of_another_extractor(videos, tmp_path):

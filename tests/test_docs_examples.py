@@ -388,6 +388,14 @@ def test_what_does_not_exist_is_noticed(tmp_path):
     assert dead_links(page, page.read_text()) == ["page.md#b", "other.md"]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_examples_import_ommatid_before_what_needs_torchvision(name):
+    """Where torchvision is of another build than torch, ommatid mends it before it is imported, not after."""
+    for block in blocks((ROOT / name).read_text(encoding="utf-8")):
+        imported = re.findall(r"^(?:from|import) (ommatid|timm|torchvision)\b", block.text, re.MULTILINE)
+        assert not imported or imported[0] == "ommatid", f"{name}:{block.line}"
+
+
 # -- the site ----------------------------------------------------------------------------------------------------------
 
 

@@ -129,6 +129,32 @@ def test_a_small_effect_is_called_small(tables):
     assert "a small one" not in tables._reading({**effect, "low": 0.001, "high": 0.05})
 
 
+def test_a_method_that_is_not_worse_may_be_shown_to_be_better(tables):
+    effect = {"criterion": {"kind": "not worse", "margin": 0.01}, "verdict": "holds", "mean": 0.2, "high": 0.3}
+    assert tables._reading({**effect, "low": 0.1}).endswith("excluded; the interval lies above zero.")
+    assert tables._reading({**effect, "low": -0.001}).endswith("excluded; that the method is better is not shown.")
+
+
+@pytest.mark.parametrize("kind", ["better", "not worse"])
+def test_an_effect_without_an_interval_says_so(tables, kind):
+    criterion = {"kind": kind, "margin": 0.01, "metric": "top1", "beyond": None, "versus": "base"}
+    effect = {"criterion": criterion, "verdict": "undecided", "mean": None, "low": None, "high": None}
+    assert tables._reading(effect).startswith("There is no interval")
+    assert tables._effects({"criteria": [effect]}) == ["`top1` against base: - not known"]
+
+
+def test_an_effect_beyond_that_of_two_other_arms_names_them(tables):
+    criterion = {"metric": "top1", "beyond": None, "versus": "base", "beyond_arms": ["few", "few, base"]}
+    effect = {"criterion": criterion, "mean": 0.1, "low": -0.1, "high": 0.3}
+    told = ["`top1` against base, beyond few against few, base: +0.1000 [-0.1000, +0.3000]"]
+    assert tables._effects({"criteria": [effect]}) == told
+
+
+def test_a_record_that_says_so_tells_what_the_tuning_looked_at(tables):
+    assert tables._by({"tuning_metric": "top1", "tuning_direction": "higher"}) == " by `top1` (higher is better)"
+    assert tables._by({}) == tables._by({"tuning_metric": None}) == ""
+
+
 def test_prose_about_a_verdict_is_written_for_the_present_one():
     verdicts = {path.stem: json.loads(path.read_text())["verdict"] for path in (ROOT / "results/claims").glob("*.json")}
     for entry in catalogue.CATALOGUE:

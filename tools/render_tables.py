@@ -25,7 +25,7 @@ from ommatid.engine.claim import Arm, Claim, Criterion
 from ommatid.engine.method import Method
 from ommatid.engine.recipe import Recipe
 from ommatid.engine.settings import build, constructor_arguments, to_plain
-from ommatid.report.tables import Grid, claim_grid, comparison_grids, effect_grid, interval, show, spread
+from ommatid.report.tables import Grid, claim_grid, comparison_grids, effect_grid, interval, show, signed, spread
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = Path("results/claims")
@@ -236,9 +236,9 @@ def _is_small(each: Record) -> bool:
 def _effects(record: Record | None) -> list[str]:
     """
     Examples:
-        >>> criterion = {"metric": "mIoU", "beyond": None, "versus": "no graph"}
+        >>> criterion = {"metric": "mIoU", "beyond": None, "versus": "no graph", "beyond_arms": ["few", "few, none"]}
         >>> _effects({"criteria": [{"criterion": criterion, "mean": 0.1, "low": -0.1, "high": 0.3}]})
-        ['`mIoU` against no graph: +0.1000 [-0.1000, +0.3000]']
+        ['`mIoU` against no graph, beyond few against few, none: +0.1000 [-0.1000, +0.3000]']
     """
     return [_effect(each) for each in (record or {"criteria": []})["criteria"]]
 
@@ -246,8 +246,11 @@ def _effects(record: Record | None) -> list[str]:
 def _effect(each: Record) -> str:
     criterion = each["criterion"]
     beyond = f" beyond `{criterion['beyond']}`" if criterion["beyond"] else ""
+    # A record may be older than this attribute.
+    arms = criterion.get("beyond_arms")
+    against = criterion["versus"] + (f", beyond {arms[0]} against {arms[1]}" if arms else "")
     span = interval(each["low"], each["high"])
-    return f"`{criterion['metric']}`{beyond} against {criterion['versus']}: {each['mean']:+.4f} {span}"
+    return f"`{criterion['metric']}`{beyond} against {against}: {signed(each['mean'])} {span}"
 
 
 def claim_section(claim: Claim, record: Record | None) -> str:
@@ -263,10 +266,19 @@ def claim_section(claim: Claim, record: Record | None) -> str:
     ]
     if record["tuning_seeds"]:
         seeds = ", ".join(map(str, record["tuning_seeds"]))
-        tried = f"What was tried: the same grid for every arm, scored on the validation split (seed {seeds})."
-        parts += [tried + _edges(record), markdown(tuning_grid(record))]
+        scored = f"scored{_by(record)} on the validation split (seed {seeds})."
+        parts += [
+            f"What was tried: the same grid for every arm, {scored}{_edges(record)}",
+            markdown(tuning_grid(record)),
+        ]
     parts.append(_settings(record))
     return "\n\n".join(parts)
+
+
+def _by(record: Record) -> str:
+    """What the tuning looked at; a record may be older than this entry."""
+    metric = record.get("tuning_metric")
+    return f" by `{metric}` ({record['tuning_direction']} is better)" if metric else ""
 
 
 def _effects_with_margin(record: Record) -> Grid:
@@ -280,11 +292,14 @@ def _effects_with_margin(record: Record) -> Grid:
 
 def _reading(each: Record) -> str:
     """What the numbers of a criterion say, in words; chosen by the numbers themselves."""
-    criterion, average, high = each["criterion"], each["mean"], each["high"]
+    criterion, average, low, high = each["criterion"], each["mean"], each["low"], each["high"]
     margin = criterion["margin"]
+    if low is None:
+        return "There is no interval: it needs two seeds, and a number from each."
     if criterion["kind"] == "not worse":
         if each["verdict"] == "holds":
-            return f"A loss of {margin:g} or more is excluded; that the method is better is not shown."
+            better = "the interval lies above zero" if low > 0 else "that the method is better is not shown"
+            return f"A loss of {margin:g} or more is excluded; {better}."
         return "The mean loss exceeds the margin." if average < -margin else "The interval reaches below the margin."
     if each["verdict"] == "holds":
         if _is_small(each):
@@ -302,10 +317,14 @@ def tuning_grid(record: Record) -> Grid:
     """Arms down, tried settings across, the validation score of each, and the setting that was chosen."""
     first = next(iter(record["arms"].values()))["tried"]
     rows = [
-        [name, *(float(list(tried.values())[-1]) for tried in arm["tried"]), _setting(arm["tuned"])]
+        [name, *(_score(tried) for tried in arm["tried"]), _setting(arm["tuned"])]
         for name, arm in record["arms"].items()
     ]
     return Grid(["arm", *(_setting(_point(tried)) for tried in first), "chosen"], rows)
+
+
+def _score(tried: Record) -> float | None:
+    return list(tried.values())[-1]  # type: ignore[no-any-return]
 
 
 def _point(tried: Record) -> dict[str, Any]:
@@ -318,8 +337,10 @@ def _setting(point: Record) -> str:
 
 
 def _edges(record: Record) -> str:
-    """A warning where the best value of a setting is the smallest or largest that was tried."""
-    arms = record["arms"]
+    """A warning where the best value of a setting is the smallest or largest that was tried, and made a difference."""
+    arms = {name: arm for name, arm in record["arms"].items() if len({_score(tried) for tried in arm["tried"]}) > 1}
+    if not arms:
+        return ""
     names = next(iter(arms.values()))["tuned"]
     at_edge = {
         name: [arm for arm in arms if arms[arm]["tuned"][name] in _extremes(arms[arm]["tried"], name)] for name in names

@@ -14,7 +14,7 @@ from typing import Any
 
 from ommatid import catalogue
 from ommatid.engine.checkpoint import read_checkpoint
-from ommatid.engine.data import DataModule
+from ommatid.engine.data import DataModule, check_seed
 from ommatid.engine.experiment import Setup, run_claim
 from ommatid.engine.fit import evaluate as evaluate_method
 from ommatid.engine.fit import fit, seed
@@ -131,11 +131,15 @@ def _refuse_another_length(method: Method, before: Mapping[str, Any], now: Mappi
 
 
 def _in_full(config: Mapping[str, Any], method: Method, module: DataModule) -> dict[str, Any]:
-    """A plan with every default written out, apart from what the data decide."""
+    """A plan with every default written out, apart from what the data decide and a seed that says nothing new."""
     decided = type(method).arguments_from(module)
     model = {name: value for name, value in method.settings().items() if name not in decided}
     defaults = {name: to_plain(known.default) for name, known in constructor_arguments(type(module)).items()}
-    return {**config, "model": merge(model, config["model"]), "data": merge(defaults, config["data"])}
+    data = merge(defaults, _seeded_data(config))
+    if data["seed"] == config["seed"]:
+        # A training from this file with another seed draws its data anew, too.
+        del data["seed"]
+    return {**config, "model": merge(model, config["model"]), "data": data}
 
 
 def _train(
@@ -157,19 +161,36 @@ def plan(
     seed: int = 0,
 ) -> dict[str, Any]:
     """The settings of a training: on embedded data, the method's own small settings lie below the user's."""
-    below = {} if data.get("root") else kind.embedded
+    below = {} if _own_data(data) else kind.embedded
     return {
         "model": merge(below.get("model", {}), model),
-        "data": merge(below.get("data", {}), {"seed": seed}, data),
+        "data": merge(below.get("data", {}), data),
         "trainer": merge(below.get("trainer", {}), trainer),
         "seed": seed,
     }
 
 
+def _own_data(data: Mapping[str, Any]) -> bool:
+    """Whether settings name data of the user's own; an unset variable of the shell must not mean embedded ones.
+
+    Raises:
+        InputError: the folder is an empty text.
+    """
+    if data.get("root") == "":
+        raise InputError("data.root is an empty text, expected a folder of data")
+    return bool(data.get("root"))
+
+
+def _seeded_data(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The data's settings of a plan or a run; their seed is that of the training unless they have one of their own."""
+    return {"seed": config["seed"], **config["data"]}
+
+
 def assemble(kind: type[Method], config: Mapping[str, Any]) -> tuple[Method, DataModule]:
     """Seed, data module and method of a plan."""
+    check_seed(config["seed"])
     seed(config["seed"])
-    module = build(kind.data_module, config["data"])
+    module = build(kind.data_module, _seeded_data(config))
     return build(kind, merge(kind.arguments_from(module), config["model"])), module
 
 
@@ -188,7 +209,7 @@ def evaluate(
 ) -> dict[str, dict[str, float]]:
     """Metrics of a checkpoint and of the field's trivial baselines on one split.
 
-    The data are those of the checkpoint's run unless `data` names others.
+    The data are those of the checkpoint's run unless `data` names others; those, too, are divided as the run's were.
     """
     method = load(checkpoint)
     module = build(type(method).data_module, data_settings(checkpoint, type(method), data or {}))
@@ -197,13 +218,22 @@ def evaluate(
 
 
 def data_settings(checkpoint: str | Path, kind: type[Method], data: Mapping[str, Any]) -> dict[str, Any]:
-    """The data of the checkpoint's run, with `data` on top; other data altogether where `data` names a root."""
-    if data.get("root"):
-        return dict(data)
-    file = checkpoint_file(checkpoint)
-    if (file.parent / "config.yaml").is_file():
-        return merge(RunDir(file.parent).read_config()["data"], data)
-    return merge(kind.embedded.get("data", {}), data)
+    """The data of the checkpoint's run, with `data` on top.
+
+    Where `data` names another root, only what divides samples into splits is taken from the run: the folder may hold
+    what was trained on.
+    """
+    folder = checkpoint_file(checkpoint).parent
+    if not (folder / "config.yaml").is_file():
+        return merge({} if _own_data(data) else kind.embedded.get("data", {}), data)
+    trained_on = _seeded_data(RunDir(folder).read_config())
+    if _own_data(data) and not _same_folder(data["root"], trained_on.get("root")):
+        trained_on = {name: trained_on[name] for name in ("seed", "val_fraction") if name in trained_on}
+    return merge(trained_on, data)
+
+
+def _same_folder(one: str | Path, other: str | Path | None) -> bool:
+    return other is not None and Path(one).resolve() == Path(other).resolve()
 
 
 def predict(checkpoint: str | Path, *, out: str | Path | None = None, **inputs: Any) -> Prediction:
@@ -241,17 +271,20 @@ def compare(
         data, trainer: of all methods alike; on embedded data they lie above what the field compares its methods on.
         model: of every method that has such an argument.
         shown: for how many test samples predictions are kept and drawn.
-        on_done: told of every finished training: name of the method, job, outcome, and whether it was kept from before.
+        on_done: told of every finished training: name of the method, job, outcome, and whether it was kept from before (None where
+            what was kept is measured anew).
 
     Returns:
         What `folder/comparison.json` holds: `data`, `methods` (name -> metrics and costs, one value a seed),
         `baselines` (name -> metrics), `left_out` (name -> reason), `examples` (name -> predictions of the first seed),
         `pictures` (files in `folder`), `plans` (name -> all settings) and `environment`.
     """
+    if "seed" in (data or {}):
+        raise InputError("compare: found data.seed, but every training draws its data by its own seed, expected seeds")
     left_out: dict[str, str] = {}
     chosen = _chosen_methods(what)
     if isinstance(what, str) and what in catalogue.FIELDS:
-        chosen, left_out = _of_one_contract(chosen)
+        chosen, left_out = of_one_contract(chosen)
     for setting in model or {}:
         if not any(setting in constructor_arguments(method_class(name)) for name in chosen):
             raise InputError(f"compare: none of the methods {', '.join(chosen)} has an argument {setting!r}")
@@ -268,6 +301,8 @@ def compare(
     }
     names = {job.key: name for name, group in jobs.items() for job in group}
     told = None if on_done is None else (lambda job, *rest: on_done(names[job.key], job, *rest))
+    # Before the first training, not after it: a place that cannot be written to costs nobody an hour.
+    Path(folder).mkdir(parents=True, exist_ok=True)
     outcomes = run_jobs([job for group in jobs.values() for job in group], Path(folder), processes, cluster, told)
     methods = {name: [outcomes[job.key] for job in group] for name, group in jobs.items()}
     examples = {name: group[0].examples for name, group in methods.items()}
@@ -302,7 +337,7 @@ def _chosen_methods(what: str | Sequence[str]) -> list[str]:
     return list(what)
 
 
-def _of_one_contract(chosen: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+def of_one_contract(chosen: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """The methods of a field that read the kind of data that most of them read, and the others."""
     contracts = {name: method_class(name).data_module for name in chosen}
     usual = max(contracts.values(), key=list(contracts.values()).count)
@@ -319,14 +354,15 @@ def _common_plan(
 ) -> dict[str, Any]:
     """A method's plan with what all methods share: the data and how many updates."""
     kind = method_class(name)
-    common = {} if data.get("root") else kind.data_module.compared
+    common = {} if _own_data(data) else kind.data_module.compared
     known = {setting: value for setting, value in model.items() if setting in constructor_arguments(kind)}
     return plan(kind, known, merge(common.get("data", {}), data), merge(common.get("trainer", {}), trainer))
 
 
 def _shown_job(name: str, config: Mapping[str, Any], seed: int, shown: int) -> Job:
-    data = {setting: value for setting, value in config["data"].items() if setting != "seed"}
-    return Job(target_of(method_class(name)), to_plain(config["model"]), data, config["trainer"], seed, shown=shown)
+    return Job(
+        target_of(method_class(name)), to_plain(config["model"]), config["data"], config["trainer"], seed, shown=shown
+    )
 
 
 def _costs(outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -359,7 +395,11 @@ def claim(
         tune: choose the tuned settings of every arm on the validation split first.
     """
     records = []
-    for kind, chosen in _chosen_claims(name):
+    claims = _chosen_claims(name)
+    for place in (folder, results):
+        if place is not None:
+            Path(place).mkdir(parents=True, exist_ok=True)
+    for kind, chosen in claims:
         # Claims of one method share a folder: where two have an arm in common, it is trained once.
         setup = Setup(tuple(range(seeds)), processes, cluster, Path(folder) / catalogue_name(kind), tune, on_done)
         record = run_claim(kind, chosen, setup)

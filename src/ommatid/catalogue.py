@@ -21,6 +21,7 @@ class Entry:
         target: "module:Class" of the method.
         embedded: name of the data set that it learns on without a download.
         summary: the idea in one line.
+        baseline: a rival to compare with, whose paper's claims are not re-tested.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Entry:
     authors: str
     venue: str
     year: int
+    baseline: bool = False
 
     @property
     def class_name(self) -> str:
@@ -66,6 +68,7 @@ CATALOGUE = (
         authors="Zhang, S. and Peng, H. and Fu, J. and Luo, J.",
         venue="AAAI",
         year=2020,
+        baseline=True,
     ),
     Entry(
         name="cmi",
@@ -179,6 +182,7 @@ CATALOGUE = (
         authors="Mun, J. and Cho, M. and Han, B.",
         venue="CVPR",
         year=2020,
+        baseline=True,
     ),
     Entry(
         name="mgsl-net",
@@ -337,6 +341,7 @@ CATALOGUE = (
         "Jiang, Y.",
         venue="SIGIR",
         year=2022,
+        baseline=True,
     ),
     Entry(
         name="visa",
@@ -374,6 +379,7 @@ CATALOGUE = (
         authors="Zhang, H. and Sun, A. and Jing, W. and Zhou, J. T.",
         venue="ACL",
         year=2020,
+        baseline=True,
     ),
 )
 

@@ -2,7 +2,7 @@
 
 import json
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from ommatid.data.new_folder import new_folder
 from ommatid.data.sentences import ENCODERS, SentenceEncoder
 from ommatid.data.video import SUFFIXES as VIDEO_SUFFIXES
 from ommatid.data_kinds import detect, kinds_of_data
+from ommatid.engine.data import check_seed
 from ommatid.engine.settings import json_text, to_plain
 from ommatid.errors import InputError, unknown
 from ommatid.files import read_json, write_aside
@@ -44,9 +45,19 @@ def make(arguments: Namespace) -> int:
     }
     if arguments.name not in makers:
         raise unknown("embedded data set", arguments.name, makers)
+    _refuse_unheeded(arguments)
+    check_seed(arguments.seed or 0)
     made = makers[arguments.name](arguments)
     _tell(arguments, {"out": arguments.out, **made}, [f"{arguments.out}: {_sizes(made)}"])
     return 0
+
+
+def _refuse_unheeded(arguments: Namespace) -> None:
+    """Options that the named set would pass by."""
+    if arguments.view is not None and arguments.name != "world-grounding":
+        raise InputError(f"--view: {arguments.name} has no views, expected none")
+    if arguments.seed is not None and arguments.name in ("digits", "fashion-mnist"):
+        raise InputError(f"--seed: {arguments.name} holds real images, which no seed draws, expected none")
 
 
 def _make_grounding(arguments: Namespace) -> dict[str, Any]:
@@ -55,13 +66,13 @@ def _make_grounding(arguments: Namespace) -> dict[str, Any]:
     view = arguments.view or {"cg": "cg", "glance": "glance", "unsupervised": "unsupervised", "emotion": "emotion"}.get(
         str(arguments.format), "standard"
     )
-    manifest = GroundingWorld(view=view, seed=arguments.seed).write(arguments.out, format=arguments.format)
+    manifest = GroundingWorld(view=view, seed=arguments.seed or 0).write(arguments.out, format=arguments.format)
     return {"view": view, "counts": manifest["counts"]}
 
 
 def _make_world(arguments: Namespace) -> dict[str, Any]:
     module, name, usual = WORLDS[arguments.name]
-    world = getattr(import_module(f"ommatid.data.worlds.{module}"), name)(seed=arguments.seed)
+    world = getattr(import_module(f"ommatid.data.worlds.{module}"), name)(seed=arguments.seed or 0)
     return {"counts": world.write(arguments.out, arguments.format or usual)}
 
 
@@ -70,7 +81,7 @@ def _make_glyphs(arguments: Namespace) -> dict[str, Any]:
 
     format = arguments.format or "folder"
     # CUB is divided by the number of a class: half of all to learn from, a quarter each to validate on and to test on.
-    seed = arguments.seed
+    seed = arguments.seed or 0
     world = GlyphWorld(train=32, val=16, test=16, seed=seed) if format == "cub" else GlyphWorld(seed=seed)
     return {"counts": world.write(arguments.out, format)}
 
@@ -119,7 +130,7 @@ def check(arguments: Namespace) -> int:
 
 
 def features(arguments: Namespace) -> int:
-    """Clip features of every video of a folder, one .npy each; videos whose features exist are left out."""
+    """Clip features of every video of a folder, one .npy each; a video that has newer features is left out."""
     import numpy as np
 
     from ommatid.data.video import Extractor
@@ -132,24 +143,37 @@ def features(arguments: Namespace) -> int:
     )
     if not videos:
         raise InputError(f"{source}: holds no videos, expected files ending in {', '.join(sorted(VIDEO_SUFFIXES))}")
+    _refuse_equal_names(videos)
     extractor = Extractor(arguments.backbone, arguments.weights, arguments.fps)
     out.mkdir(parents=True, exist_ok=True)
     _refuse_mixture(out, extractor)
     shapes, durations = _read_table(out / "feature_shapes.json"), _read_table(out / "durations.json")
+    written = 0
     for video in videos:
         target = out / f"{video.stem}.npy"
-        if target.is_file() and video.stem in durations:
+        known = target.is_file() and video.stem in durations
+        if known and target.stat().st_mtime >= video.stat().st_mtime:
             continue
         clips, seconds = extractor(video)
         # Before the first features: a folder that an interruption leaves still tells whose they are.
         extractor.write(out)
         write_aside(target, lambda aside, clips=clips: save_array(aside, clips.numpy().astype(np.float32)))  # type: ignore[misc]
+        written += 1
         shapes[video.stem], durations[video.stem] = len(clips), round(seconds, 3)
         for name, table in {"feature_shapes.json": shapes, "durations.json": durations}.items():
             write_aside(out / name, lambda aside, table=table: aside.write_text(json.dumps(table, indent=1)))  # type: ignore[misc]
-    summary = {"out": str(out), "videos": len(videos), "clips": sum(shapes.values())}
-    _tell(arguments, summary, [f"{out}: features of {len(videos)} videos, {summary['clips']} clips"])
+    summary = {"out": str(out), "videos": len(videos), "written": written, "clips": sum(shapes.values())}
+    said = f"{out}: features of {len(videos)} videos, {written} of them written now, {summary['clips']} clips"
+    _tell(arguments, summary, [said])
     return 0
+
+
+def _refuse_equal_names(videos: Sequence[Path]) -> None:
+    """Features are kept by the name of their video: of two videos of one name those of the second would be lost."""
+    first: dict[str, Path] = {}
+    for video in videos:
+        if first.setdefault(video.stem, video) != video:
+            raise InputError(f"{video}: found {first[video.stem]} of the same name, expected a name for each video")
 
 
 def subtitles(arguments: Namespace) -> int:

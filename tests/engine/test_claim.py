@@ -56,6 +56,8 @@ def test_one_difference_says_nothing():
     assert t_interval([0.5]) == (-INF, INF)
     assert measure_effect(BETTER, [0.5]).verdict == "undecided"
     assert measure_effect(NOT_WORSE, [0.5]).verdict == "undecided"
+    assert measure_effect(BETTER, [-0.5]).verdict == "undecided"
+    assert measure_effect(NOT_WORSE, [-0.5]).verdict == "undecided"
 
 
 def test_bootstrap_is_reproducible_and_leaves_the_global_generator_alone():

@@ -55,6 +55,14 @@ def test_processes_share_the_samples_and_draw_their_own_numbers():
     assert parts[0].generator.initial_seed() != parts[1].generator.initial_seed()
 
 
+def test_the_largest_seed_is_one_that_generators_take():
+    largest = 2**32 - 1
+    assert sorted(order(PointData(seed=largest), epoch=10_000)) == list(range(24))
+    for seed in (-1, largest + 1):
+        with pytest.raises(InputError, match=f"seed must be from 0 to {largest}, found {seed}"):
+            DataModule(seed=seed)
+
+
 def test_epoch_seeds_do_not_meet():
     seeds = {epoch_seed(seed, epoch, rank) for seed in range(5) for epoch in range(50) for rank in range(8)}
     assert len(seeds) == 5 * 50 * 8

@@ -10,6 +10,7 @@ from ommatid.engine.claim import Arm, Criterion, measure_effect
 from ommatid.engine.experiment import Setup, run_claim
 from ommatid.engine.settings import json_text
 from ommatid.engine.sweep import Job, Outcome
+from ommatid.errors import InputError
 
 ARMS = ("intercept", "none", "slow")
 
@@ -86,6 +87,22 @@ def test_the_best_settings_of_the_grid_are_used(tmp_path, ran, direction, lr):
     }
 
 
+@pytest.mark.parametrize("lost", [{}, {"error": float("nan")}])
+def test_a_setting_that_diverges_is_not_the_best(tmp_path, monkeypatch, lost):
+    def measure(job):
+        diverged = job.split == "val" and job.model["recipe"]["lr"] == 0.01
+        return Outcome(lost if diverged else {"error": 1.0}, {}, 0.1, 1, 1)
+
+    run_here(monkeypatch, measure)
+    record = run_claim(Toy, toy_claim(), setup(tmp_path))
+    assert record["arms"]["none"]["tuned"]["recipe.lr"] == 0.1
+    assert [tried["error"] for tried in record["arms"]["none"]["tried"]] == [None, None, 1.0, 1.0]
+    with pytest.raises(
+        InputError, match="claim toy: no setting that was tried gave the arm 'intercept' a finite error"
+    ):
+        run_claim(Toy, toy_claim(tuning={"recipe.lr": (0.01,)}), setup(tmp_path / "other"))
+
+
 def test_what_sets_an_arm_apart_survives_the_tuning(tmp_path, ran):
     run_claim(Toy, toy_claim(), setup(tmp_path))
     final = [job for job in ran if job.split == "test"]
@@ -117,7 +134,42 @@ def test_without_tuning_only_the_experiment_runs(tmp_path, ran):
     ran.clear()
     untuned = run_claim(Toy, toy_claim(tuning={}), setup(tmp_path / "other"))
     assert len(ran) == len(ARMS) * 3
-    assert untuned["tuning_seeds"] == []
+    for each in (record, untuned):
+        assert (each["tuning_seeds"], each["tuning_metric"], each["tuning_direction"]) == ([], None, None)
+
+
+def test_the_record_says_what_the_tuning_looked_at(tmp_path, ran):
+    record = run_claim(Toy, toy_claim(tuning_metric="slope"), setup(tmp_path))
+    assert (record["tuning_seeds"], record["tuning_metric"], record["tuning_direction"]) == (
+        [1000, 1001],
+        "slope",
+        "lower",
+    )
+    assert record["arms"]["none"]["tried"][0]["slope"] == 1000.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "trainings"),
+    [
+        ({"tuning_metric": "eror"}, 1),
+        ({"tuning": {}, "criteria": (Criterion("error", versus="none", beyond="eror"),)}, 1),
+        ({"criteria": (Criterion("slope", versus="none"), Criterion("eror", versus="none"))}, 25),
+    ],
+)
+def test_a_misspelt_metric_is_refused_after_the_first_training(tmp_path, ran, changes, trainings):
+    with pytest.raises(InputError, match=r"^unknown metric of claim toy 'eror': did you mean 'error'\?$"):
+        run_claim(Toy, toy_claim(**changes), setup(tmp_path))
+    assert len(ran) == trainings
+
+
+def test_an_arm_that_is_only_reported_may_lack_a_metric(tmp_path, monkeypatch):
+    def measure(job):
+        reported = "momentum" in job.model.get("recipe", {})
+        return Outcome({"other": 1.0} if reported else {"error": 1.0}, {}, 0.1, 1, 1)
+
+    run_here(monkeypatch, measure)
+    record = run_claim(Toy, toy_claim(tuning={}), setup(tmp_path))
+    assert record["arms"]["slow"]["metrics"] == {"other": [1.0, 1.0, 1.0]}
 
 
 # -- the record --

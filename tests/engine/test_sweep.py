@@ -1,6 +1,8 @@
 """A job is plain data, runs once, and its result is kept."""
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,6 +120,109 @@ def test_a_damaged_result_is_answered_in_one_sentence(tmp_path, here, content):
         run_jobs([job()], tmp_path)
     assert str(caught.value).startswith(f"{path}: ")
     assert here == []
+
+
+# -- what a kept result comes of --
+
+
+@pytest.fixture
+def made_up(monkeypatch):
+    """Jobs that ran; they measure nothing."""
+    return run_here(monkeypatch, lambda job: Outcome({"error": 1.0}, {}, 0.1, 1, 1))
+
+
+def kept(jobs: list[Job], folder: Path) -> list[bool | None]:
+    """What is said of each result."""
+    told = []
+    run_jobs(jobs, folder, on_done=lambda job, outcome, kept: told.append(kept))
+    return told
+
+
+def test_other_files_are_measured_anew(tmp_path, made_up):
+    (tmp_path / "root" / "videos").mkdir(parents=True)
+    train, clip = tmp_path / "root" / "train.jsonl", tmp_path / "root" / "videos" / "a.npy"
+    words = tmp_path / "words.txt"
+    for path in (train, clip, words):
+        path.write_text("24 records")
+    data = {"root": str(tmp_path / "root"), "glove": str(words), "format": "auto"}
+    jobs = [Job(TARGET, {}, data), Job(TARGET, {}, data, seed=1)]
+    assert kept(jobs, tmp_path / "out") == [False, False]
+    assert kept(jobs, tmp_path / "out") == [True, True]
+
+    def later() -> None:
+        os.utime(clip, ns=(1, 1))
+
+    changes = [lambda: train.write_text("17 records"), later, lambda: words.write_text("x"), clip.unlink]
+    for change in changes:
+        change()
+        assert kept(jobs, tmp_path / "out") == [None, None]
+        assert kept(jobs, tmp_path / "out") == [True, True]
+    assert len(made_up) == 2 + 2 * len(changes)
+
+
+def test_what_a_training_leaves_beside_the_data_changes_nothing(tmp_path, made_up):
+    """An interrupted sweep finds its results again, though it wrote maps, tokens and results into the data's folder."""
+    (tmp_path / "train.jsonl").write_text("24 records")
+    jobs = [Job(TARGET, {}, {"root": str(tmp_path), "cache": str(tmp_path)})]
+    assert kept(jobs, tmp_path / "out") == [False]
+    for name in ("organ-maps", "tokens"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "map.npz").write_text("made of the data")
+    assert kept(jobs, tmp_path / "out") == [True]
+
+
+def test_other_code_is_measured_anew(tmp_path, made_up, monkeypatch):
+    for name in ("a.py", "field/b.py", "engine/sweep.py"):
+        (tmp_path / "package" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "package" / name).write_text("one = 1")
+    monkeypatch.setattr(sweep, "__file__", str(tmp_path / "package/engine/sweep.py"))
+    monkeypatch.setattr(sweep, "_code_print", sweep._code_print.__wrapped__)
+    assert kept([job()], tmp_path / "out") == [False]
+    os.utime(tmp_path / "package/a.py", ns=(1, 1))
+    assert kept([job()], tmp_path / "out") == [True]
+    (tmp_path / "package/field/b.py").write_text("one = 2")
+    assert kept([job()], tmp_path / "out") == [None]
+    assert kept([job()], tmp_path / "out") == [True]
+
+
+def test_a_result_without_a_fingerprint_is_measured_anew(tmp_path, made_up):
+    assert kept([job()], tmp_path) == [False]
+    (path,) = tmp_path.iterdir()
+    content = json.loads(path.read_text())
+    del content["fingerprint"]
+    path.write_text(json.dumps(content))
+    assert kept([job()], tmp_path) == [None]
+
+
+# -- devices --
+
+
+@pytest.mark.parametrize("settings", [{"devices": each} for each in (2, "2", -1, [0, 1])] + [{"num_nodes": 2}])
+def test_a_training_of_a_sweep_has_one_device(settings):
+    with pytest.raises(InputError, match=r"^trainer: found .* devices on . nodes, expected one: trainings of a sweep"):
+        run_job(job(accelerator="cpu", **settings))
+
+
+def test_jobs_take_the_gpus_in_turn(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [sweep._gpu({}, place) for place in range(3)] == [0, 1, 0]
+    assert [sweep._gpu({"accelerator": "gpu", "devices": one}, 1) for one in (1, "auto", [0])] == [1, 1, 0]
+    assert sweep._gpu({"accelerator": "cpu"}, 1) is None
+
+
+def test_memory_is_measured_where_the_training_was(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name in ("set_device", "reset_peak_memory_stats", "max_memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, pytest.fail)
+    monkeypatch.setattr(sweep, "_resident_bytes", lambda: 100)
+    monkeypatch.setattr(sweep, "_peak_bytes", lambda: 300)
+    assert run_job(job(accelerator="cpu")).peak_memory == 200
+
+
+def test_a_system_that_does_not_tell_its_memory(monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert sweep._peak_bytes() == 0
 
 
 # -- processes and clusters --

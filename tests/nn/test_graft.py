@@ -174,6 +174,35 @@ def test_channels_last_is_shown_as_a_map():
     assert net(images).shape == (1, 3)
 
 
+class Blocks(nn.Module):
+    """Two layers on images of any size, on maps or on channels last; what they are, only the sides tell."""
+
+    def __init__(self, channels: int, last: bool) -> None:
+        super().__init__()
+        self.stem, self.last, self.layer = nn.Conv2d(3, channels, 3, 4, 1), last, nn.Identity()
+        self.stage = nn.Sequential(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.stage(self.stem(images))
+        return self.layer(maps.permute(0, 2, 3, 1) if self.last else maps)
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("size", [(32, 64), (64, 32), (36, 36), (50, 91)])
+@pytest.mark.parametrize("channels", [5, 8, 16, 24])
+def test_the_layout_is_told_from_the_sides_of_the_image(size, channels, last):
+    made = graft(Blocks(channels, last), Scale, at="layer", example=torch.randn(1, 3, *size))
+    assert made["layer"].dim == channels
+
+
+def test_a_layout_that_the_example_leaves_open_is_refused():
+    told = r"at: layer reads \(1, 8, 8, 8\), which may be .* expected an example of another size"
+    with pytest.raises(InputError, match=told):
+        graft(Blocks(8, last=False), Scale, at="layer", example=torch.randn(1, 3, 32, 32))
+    # A layer that convolves reads maps.
+    assert list(graft(Blocks(8, last=False), Scale, at="stage", example=torch.randn(1, 3, 32, 32))) == ["stage"]
+
+
 def test_adapters_turn_and_turn_back():
     maps = torch.randn(2, 5, 3, 3)
     block = Scale(5)
@@ -216,6 +245,39 @@ def test_mistakes_are_told_in_one_sentence_and_leave_the_model_whole():
     graft(net, Double, at="0", example=IMAGES)
     with pytest.raises(InputError, match="at: 0 is grafted already"):
         graft(net, Double, at="0", example=IMAGES)
+
+
+@pytest.mark.parametrize("error", [AssertionError(), TypeError("no such argument"), KeyError("key"), RuntimeError("x")])
+def test_a_block_that_fails_leaves_the_model_as_it_was(error):
+    class Failing(nn.Module):
+        def forward(self, maps):
+            raise error
+
+    net = model()
+    graft(net, Double, at="0", example=IMAGES)
+    before = [type(each) for each in net.modules()]
+    with pytest.raises(InputError, match=f"block: Failing does not fit after 2.0, 2.1: .*{str(error) or 'Assertion'}"):
+        graft(net, Failing, at="2.*", example=IMAGES)
+    assert [type(each) for each in net.modules()] == before
+
+
+def test_an_example_that_the_model_does_not_read_is_named():
+    told = r"^example: found a tensor \(2, 1, 32, 32\), expected one that the model reads: Given groups=1"
+    with pytest.raises(InputError, match=told):
+        graft(model(), Double, at="0", example=IMAGES[:, :1])
+
+
+def test_layers_come_back_in_the_mode_of_the_model():
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Sequential(nn.BatchNorm2d(4))).train()
+    net[2][0].eval()
+    graft(net, nn.Identity, at="1", how="replace", example=IMAGES)
+    graft(net, nn.Identity, at="2", example=IMAGES)
+    ungraft(net)
+    assert [each.training for each in (net[1], net[2], net[2][0])] == [True, True, False]
+    graft(net, nn.Identity, at="1", how="replace", example=IMAGES)
+    net.eval()
+    ungraft(net)
+    assert not net[1].training
 
 
 def test_a_layer_that_never_runs_or_has_no_map_is_refused():

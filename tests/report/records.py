@@ -40,6 +40,8 @@ def claim_record() -> dict[str, Any]:
         "data": {"size": 16},
         "trainer": {"max_epochs": 12},
         "tuning_seeds": [1000],
+        "tuning_metric": "top1",
+        "tuning_direction": "higher",
         "environment": {"ommatid": "0.1.0"},
     }
 

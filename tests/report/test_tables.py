@@ -1,7 +1,12 @@
 """Tables hold what the records hold, and numbers align."""
 
+import json
+from dataclasses import asdict
+
 import pytest
 
+from ommatid.engine.claim import Criterion, measure_effect
+from ommatid.engine.settings import json_text
 from ommatid.report.tables import (
     claim_grid,
     claim_table,
@@ -61,8 +66,24 @@ def test_an_effect_table_shows_both_intervals_and_the_verdict(capsys):
     assert "3 seeds, paired" in text
 
 
-def test_an_interval_of_a_single_seed_is_unbounded():
-    assert interval(float("-inf"), float("inf")) == "[-inf, +inf]"
+def test_an_interval_of_a_single_seed_is_not_known():
+    assert interval(float("-inf"), float("inf")) == interval(None, None) == "not known"
+
+
+@pytest.mark.parametrize(
+    ("effect", "shown"),
+    [(-0.25, ["-0.2500", "not known", "[-0.2500, -0.2500]"]), (float("nan"), ["-", "not known", "not known"])],
+)
+def test_a_record_of_one_seed_is_shown_from_its_file_as_it_was(tmp_path, effect, shown):
+    record = claim_record()
+    record["seeds"] = [0]
+    record["criteria"][0] |= asdict(measure_effect(Criterion("top1", versus="no contrast"), [effect]))
+    path = tmp_path / "cmi-student.json"
+    path.write_text(json_text(record))
+    read = effect_grid(json.loads(path.read_text()))
+    assert read == effect_grid(record)
+    assert read.rows[0][1:] == [*shown, "undecided"]
+    assert read.title == "1 seed, paired"
 
 
 def test_a_comparison_has_metrics_costs_and_baselines_in_one_table(capsys):

@@ -7,6 +7,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -18,18 +19,13 @@ from ommatid.errors import InputError, OmmatidError, unknown
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code is 0, 1 (a check found faults), 2 (bad input) or 130 (interrupted)."""
+    """Run the command line; the exit code is 0, 1 (a check found faults), 2 (an error) or 130 (interrupted)."""
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     argv = [word for word in argv if word != "--debug"]
     try:
         with _one_voice():
             return _dispatch(argv)
-    except OmmatidError as error:
-        if debug:
-            raise
-        print(f"ommatid: error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
     except KeyboardInterrupt:
         print("ommatid: interrupted", file=sys.stderr)  # noqa: T201
         return 130
@@ -37,6 +33,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output has left (`ommatid list | head`); Python would complain once more on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (OmmatidError, OSError, BrokenExecutor) as error:
+        if debug:
+            raise
+        print(f"ommatid: error: {_sentence(error)}", file=sys.stderr)  # noqa: T201
+        return 2
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, BrokenExecutor):
+        return (
+            "the process of a training was killed, perhaps for lack of memory; finished trainings are kept, "
+            "the same command goes on from there"
+        )
+    if isinstance(error, OSError):
+        where = "" if error.filename is None else f"{error.filename}: "
+        return " ".join(f"{where}{error.strerror or error}".split())
+    return str(error)
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Settings on the command line: --model.x, --data.x, --trainer.x, --config FILE, and what `predict` is given."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ GROUPS = ("model", "data", "trainer")
 
 
 def split_settings(words: Sequence[str], groups: Sequence[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Options of the form `--group.name value`, nested by their dots, apart from everything else; values are YAML.
+    """Options of the form `--group.name value`, nested by their dots, apart from everything else.
+
+    Values are YAML, but for arguments that are text: a folder may be called 2024.
 
     Examples:
-        >>> split_settings(["--model.recipe.lr", "1e-3", "--data.root=x", "rest"], ["model", "data"])
-        ({'model': {'recipe': {'lr': 0.001}}, 'data': {'root': 'x'}}, ['rest'])
+        >>> split_settings(["--model.recipe.lr", "1e-3", "--data.root=2024", "rest"], ["model", "data"])
+        ({'model': {'recipe': {'lr': 0.001}}, 'data': {'root': '2024'}}, ['rest'])
     """
     settings: dict[str, dict[str, Any]] = {group: {} for group in groups}
     left: list[str] = []
@@ -35,8 +38,21 @@ def split_settings(words: Sequence[str], groups: Sequence[str]) -> tuple[dict[st
             if not isinstance(layer, dict):
                 above = ".".join([group, *parents[: depth + 1]])
                 raise InputError(f"--{name}: --{above} was given a value of its own, expected one or the other")
-        layer[last] = _value(text)
+        layer[last] = text if path in _text_arguments(group) and text != "null" else _value(text)
     return settings, left
+
+
+@cache
+def _text_arguments(group: str) -> frozenset[str]:
+    """Arguments that are text, or nothing, for every method, or its data, that has them."""
+    from ommatid.api import method_class
+    from ommatid.engine.settings import constructor_arguments
+
+    kinds = [method_class(name) for name in catalogue.names()]
+    of_groups: dict[str, list[type]] = {"model": [*kinds], "data": [kind.data_module for kind in kinds]}
+    known = [parameter for target in of_groups.get(group, []) for parameter in constructor_arguments(target).values()]
+    others = {parameter.name for parameter in known if parameter.annotation not in (str, str | None)}
+    return frozenset(parameter.name for parameter in known) - others
 
 
 def free_options(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -86,6 +102,9 @@ def training_settings(arguments: Any) -> dict[str, Any]:
     from ommatid.engine.settings import merge
 
     config = {} if arguments.config is None else read_config(Path(arguments.config))
+    if arguments.seed is not None and (config.get("data") or {}).get("seed") == config.get("seed", 0):
+        # Not chosen for the data: it is the training's own, which this one does not have.
+        del config["data"]["seed"]
     method = arguments.method or config.get("method")
     if method is None:
         raise InputError("ommatid train: name a method, or a run with --resume; 'ommatid list' shows the methods")
@@ -99,7 +118,7 @@ def training_settings(arguments: Any) -> dict[str, Any]:
     }
 
 
-def read_config(path: Path) -> Mapping[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
     """A settings file: the groups model, data and trainer, and what else the config.yaml of a run holds.
 
     Raises:
@@ -119,7 +138,7 @@ def read_config(path: Path) -> Mapping[str, Any]:
         )
     for name, value in config.items():
         if name not in CONFIG_ENTRIES:
-            raise unknown(f"entry of {path}", str(name), CONFIG_ENTRIES)
+            raise unknown(f"entry of {path}", name, CONFIG_ENTRIES)
         kind, expected = CONFIG_ENTRIES[name]
         # A group whose entries are all commented out reads as nothing.
         if not isinstance(value, kind) and not (value is None and name in GROUPS):
@@ -133,11 +152,19 @@ def settings_help(words: Sequence[str], groups: Sequence[str], inputs: bool) -> 
         return _inputs_help([word for word in words if not word.startswith("-")])
     if not groups:
         return None
-    named = [word for word in words if word in catalogue.names()]
-    if not named:
-        listed = ", ".join(f"--{group}.x" for group in groups)
-        return f"{listed} set constructor arguments; name a method before --help to see them."
-    return _constructor_help(named[0], groups)
+    from ommatid import api
+
+    for word in words:
+        if word in catalogue.names():
+            return _constructor_help(api.method_class(word), groups)
+        if word in catalogue.FIELDS:
+            alike, _ = api.of_one_contract(catalogue.names(word))
+            shared = _constructor_help(api.method_class(alike[0]), [group for group in groups if group != "model"])
+            return f"--model.x: an argument of any of {', '.join(alike)}\n{shared}"
+        if Path(word).exists():
+            return _constructor_help(type(api.load(word)), groups)
+    listed = ", ".join(f"--{group}.x" for group in groups)
+    return f"{listed} set constructor arguments; name a method, a field or a run before --help to see them."
 
 
 def _inputs_help(words: Sequence[str]) -> str:
@@ -161,11 +188,9 @@ def _usage(name: str, parameter: Any) -> str:
     return option if parameter.default is parameter.empty else f"[{option}]"
 
 
-def _constructor_help(name: str, groups: Sequence[str]) -> str:
-    from ommatid.api import method_class
+def _constructor_help(kind: Any, groups: Sequence[str]) -> str:
     from ommatid.engine.settings import constructor_arguments, is_plain, to_plain
 
-    kind = method_class(name)
     lines = []
     for group, target in {"model": kind, "data": kind.data_module}.items():
         if group not in groups:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ommatid import catalogue
 from ommatid.cli.settings import training_settings
-from ommatid.errors import unknown
+from ommatid.errors import InputError, unknown
 
 Arguments = argparse.Namespace
 
@@ -70,7 +70,7 @@ def _show(arguments: Arguments) -> None:
         entry.bibtex(),
         "",
         f"train it:   ommatid train {entry.name}",
-        f"re-test it: ommatid claim {entry.name}",
+        f"compare it: ommatid compare {entry.field}" if entry.baseline else f"re-test it: ommatid claim {entry.name}",
     ]
     print("\n".join(lines))  # noqa: T201
 
@@ -85,7 +85,7 @@ def _declare_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("method", nargs="?", help="name in the catalogue")
     parser.add_argument("--config", help="YAML file with the groups model, data, trainer, such as a run's config.yaml")
     parser.add_argument("--seed", type=int, help="of weights, draws and sample order (default: 0)")
-    parser.add_argument("--runs", default="runs", help="where the run folder is made (default: runs)")
+    parser.add_argument("--runs", help="where the run folder is made (default: runs)")
     parser.add_argument("--resume", metavar="RUN", help="go on with a killed run")
     parser.add_argument("--compile", action="store_true", help="train through torch.compile")
     _json(parser)
@@ -97,8 +97,10 @@ def _train(arguments: Arguments) -> None:
         settings = training_settings(arguments)
         from ommatid import api
 
-        trained = api.train(settings.pop("method"), **settings, runs=arguments.runs, progress=progress)
+        runs = "runs" if arguments.runs is None else arguments.runs
+        trained = api.train(settings.pop("method"), **settings, runs=runs, progress=progress)
     else:
+        _refuse_beside_resume(arguments)
         from ommatid import api
 
         trained = api.resume(arguments.resume, trainer=arguments.trainer, progress=progress)
@@ -107,6 +109,16 @@ def _train(arguments: Arguments) -> None:
         _print_json({"run": str(trained.run.path), "metrics": columns})
         return
     _print_metrics(columns, f"test metrics of {trained.run.path}")
+
+
+def _refuse_beside_resume(arguments: Arguments) -> None:
+    """A run goes on with its own settings; others would be forgotten without a word."""
+    options = {"--config": arguments.config, "--seed": arguments.seed, "--runs": arguments.runs}
+    given = [name for name, value in options.items() if value is not None]
+    given += [f"--{group}.{name}" for group in ("model", "data") for name in getattr(arguments, group)]
+    given += ["--compile"] * arguments.compile + [arguments.method] * (arguments.method is not None)
+    if given:
+        raise InputError(f"train --resume: found {', '.join(given)}, expected no settings but --trainer.x")
 
 
 def _declare_evaluate(parser: argparse.ArgumentParser) -> None:
@@ -138,14 +150,31 @@ def _predict(arguments: Arguments) -> None:
     if arguments.json:
         _print_json(prediction.to_json())
         return
-    from ommatid.report.tables import console, table
-
-    content = prediction.to_json()
-    (rows,) = [value for value in content.values() if isinstance(value, list)]
-    title = ", ".join(f"{name}: {value}" for name, value in content.items() if not isinstance(value, list))
-    console().print(table(list(rows[0]), [list(row.values()) for row in rows], title))
+    _print_prediction(prediction.to_json())
     if arguments.out:
         print(f"drawn to {arguments.out}")  # noqa: T201
+
+
+def _print_prediction(content: Mapping[str, Any]) -> None:
+    """Records and groups of values as tables, everything else in a line of its own."""
+    from ommatid.report.tables import show, table
+
+    for name, value in content.items():
+        rows = _records(value)
+        if rows:
+            _print_table(table(list(rows[0]), [list(row.values()) for row in rows], name))
+        elif isinstance(value, list | dict):
+            print(f"{name}: {', '.join(map(show, value)) or 'nothing found'}")  # noqa: T201
+        else:
+            print(f"{name}: {show(value)}")  # noqa: T201
+
+
+def _records(value: Any) -> list[dict[str, Any]]:
+    """The rows of a table: of a list of records, or of a group whose values are numbers or records."""
+    if isinstance(value, dict):
+        values = {name: item if isinstance(item, dict) else {"value": item} for name, item in value.items()}
+        return [{"name": name, **item} for name, item in values.items()]
+    return value if isinstance(value, list) and all(isinstance(row, dict) for row in value) else []
 
 
 def _declare_compare(parser: argparse.ArgumentParser) -> None:
@@ -162,7 +191,7 @@ def _compare(arguments: Arguments) -> None:
     from ommatid import api
 
     record = api.compare(
-        arguments.methods or arguments.what,
+        _compared(arguments),
         data=arguments.data if arguments.root is None else {**arguments.data, "root": arguments.root},
         model=arguments.model,
         trainer=arguments.trainer,
@@ -176,14 +205,26 @@ def _compare(arguments: Arguments) -> None:
         _print_json(record)
         return
     from ommatid.report.page import write_comparison
-    from ommatid.report.tables import comparison_tables, console
+    from ommatid.report.tables import comparison_tables
 
     for each in comparison_tables(record):
-        console().print(each)
+        _print_table(each)
     for name, reason in record["left_out"].items():
         print(f"left out: {name} {reason}")  # noqa: T201
     page = write_comparison(Path(arguments.out), record)
     print(f"page: {page}")  # noqa: T201
+
+
+def _compared(arguments: Arguments) -> str | list[str]:
+    """A field, a method, or the chosen methods of a field."""
+    if arguments.methods is None:
+        return arguments.what  # type: ignore[no-any-return]
+    if arguments.what not in catalogue.FIELDS:
+        raise unknown("field", arguments.what, catalogue.FIELDS)
+    for name in arguments.methods:
+        if (field := catalogue.find(name).field) != arguments.what:
+            raise InputError(f"compare --methods: {name} is a method of {field}, expected methods of {arguments.what}")
+    return list(arguments.methods)
 
 
 def _declare_claim(parser: argparse.ArgumentParser) -> None:
@@ -215,22 +256,27 @@ def _claim(arguments: Arguments) -> None:
     if arguments.json:
         _print_json(records)
         return
-    from ommatid.report.tables import claim_table, console, effect_table
+    from ommatid.report.tables import claim_table, effect_table
 
     for record in records:
-        console().print(record["statement"])
-        console().print(claim_table(record))
-        console().print(effect_table(record))
+        print(record["statement"])  # noqa: T201
+        _print_table(claim_table(record))
+        _print_table(effect_table(record))
 
 
-def _trained_line(method: str, job: Any, outcome: Any, kept: bool) -> None:
-    how = "kept from before" if kept else f"{outcome.seconds:.1f} s"
-    print(f"{method}: seed {job.seed}: {how}", file=sys.stderr)  # noqa: T201
+def _trained_line(method: str, job: Any, outcome: Any, kept: bool | None) -> None:
+    print(f"{method}: seed {job.seed}: {_how(outcome, kept)}", file=sys.stderr)  # noqa: T201
 
 
-def _job_line(stage: str, job: Any, outcome: Any, kept: bool) -> None:
-    how = "kept from before" if kept else f"{outcome.seconds:.1f} s"
-    print(f"{stage}: seed {job.seed}, {json.dumps(job.model, sort_keys=True)[:100]}: {how}", file=sys.stderr)  # noqa: T201
+def _job_line(stage: str, job: Any, outcome: Any, kept: bool | None) -> None:
+    settings = json.dumps(job.model, sort_keys=True)[:100]
+    print(f"{stage}: seed {job.seed}, {settings}: {_how(outcome, kept)}", file=sys.stderr)  # noqa: T201
+
+
+def _how(outcome: Any, kept: bool | None) -> str:
+    if kept:
+        return "kept from before"
+    return f"{outcome.seconds:.1f} s" + (", anew, as data or code have changed" if kept is None else "")
 
 
 def _declare_data(parser: argparse.ArgumentParser) -> None:
@@ -240,7 +286,7 @@ def _declare_data(parser: argparse.ArgumentParser) -> None:
     make.add_argument("--out", required=True, help="folder to write")
     make.add_argument("--format", help="official format (default: the first the set can write)")
     make.add_argument("--view", help="view of a world")
-    make.add_argument("--seed", type=int, default=0)
+    make.add_argument("--seed", type=int, help="of a world (default: 0)")
     check = verbs.add_parser("check", help="read your data and report every faulty record")
     check.add_argument("root", help="folder of the data")
     check.add_argument("--format", default="auto", help="format to read it as (default: auto)")
@@ -351,9 +397,19 @@ def _print_json(content: Any) -> None:
 
 
 def _print_metrics(columns: Mapping[str, Mapping[str, float]], title: str) -> None:
-    from ommatid.report.tables import console, metric_table
+    from ommatid.report.tables import metric_table
 
-    console().print(metric_table(columns, title))
+    _print_table(metric_table(columns, title))
+
+
+def _print_table(drawn: Any) -> None:
+    """A table to the terminal; rich would read `[v2]` in a path or a name as markup, and leave it out."""
+    from rich.markup import escape
+
+    from ommatid.report.tables import console
+
+    drawn.title = drawn.title and escape(drawn.title)
+    console().print(drawn, markup=False)
 
 
 VERBS = {

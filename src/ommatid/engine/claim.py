@@ -133,7 +133,7 @@ class Effect:
 
 
 def measure_effect(criterion: Criterion, values: Sequence[float]) -> Effect:
-    """The effect of a criterion from one paired difference a seed.
+    """The effect of a criterion from one paired difference a seed; a single one leaves everything undecided.
 
     Examples:
         >>> effect = measure_effect(Criterion("top1", versus="baseline"), [0.03, 0.04, 0.05, 0.04, 0.03])
@@ -142,7 +142,7 @@ def measure_effect(criterion: Criterion, values: Sequence[float]) -> Effect:
     """
     low, high = t_interval(values)
     bootstrap_low, bootstrap_high = bootstrap_interval(values)
-    verdict = decide(criterion, mean(values), low, high)
+    verdict = decide(criterion, mean(values), low, high) if len(values) > 1 else "undecided"
     return Effect(tuple(values), mean(values), low, high, bootstrap_low, bootstrap_high, verdict)
 
 

@@ -30,6 +30,7 @@ class DataModule(LightningDataModule):
         super().__init__()
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, found {batch_size}")
+        check_seed(seed)
         self.batch_size, self.workers, self.seed = batch_size, workers, seed
         self.evaluated_split = "test"
 
@@ -149,14 +150,24 @@ def seeded_sample(dataset: Dataset[Any], index: int, seed: int) -> Any:
         return dataset[index]
 
 
+def check_seed(seed: int) -> None:
+    """Refuse what numpy's and Lightning's generators do not take.
+
+    Raises:
+        InputError: the seed is negative or has more than 32 bits.
+    """
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed must be from 0 to {2**32 - 1}, found {seed}")
+
+
 def epoch_seed(seed: int, epoch: int, rank: int) -> int:
-    """One seed for everything that a process, or a sample, draws in an epoch.
+    """One seed for everything that a process, or a sample, draws in an epoch; torch's generators take 63 bits.
 
     Examples:
         >>> epoch_seed(0, 1, 0) != epoch_seed(0, 1, 1) != epoch_seed(1, 0, 0)
         True
     """
-    return (seed * 1_000_003 + epoch) * 10_007 + rank
+    return ((seed * 1_000_003 + epoch) * 10_007 + rank) % 2**63
 
 
 class _Collate:

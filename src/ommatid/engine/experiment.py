@@ -1,6 +1,7 @@
 """The runner of claims: tune every arm alike, train every arm on the same seeds, compare seed by seed."""
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 from ommatid.engine.claim import Claim, Effect, Verdict, measure_effect, overall
 from ommatid.engine.settings import merge, to_plain
 from ommatid.engine.sweep import Job, Outcome, run_jobs, target_of
+from ommatid.errors import InputError, unknown
 
-Progress = Callable[[str, Job, Outcome, bool], None]
+Progress = Callable[[str, Job, Outcome, bool | None], None]
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,13 @@ def run_claim(kind: type, claim: Claim, setup: Setup) -> dict[str, Any]:
     """Run a claim and return its record: verdict, effects, arms with metrics and cost, tuning, settings.
 
     Finished trainings are kept in `setup.folder`; an interrupted run goes on from there.
+
+    Raises:
+        InputError: a training does not measure what the claim compares or tunes by.
     """
     tuned = _tune(kind, claim, setup) if claim.tuning and setup.tune else {arm: _Tuned({}, []) for arm in claim.arms}
     jobs = {(arm, seed): _job(kind, claim, arm, tuned[arm].chosen, seed) for arm in claim.arms for seed in setup.seeds}
-    outcomes = _run(list(jobs.values()), setup, "seeds")
+    outcomes = _run(claim, jobs, {arm: _compared(claim, arm) for arm in claim.arms}, setup, "seeds")
     table = {arm: [outcomes[jobs[arm, seed].key] for seed in setup.seeds] for arm in claim.arms}
     effects = [_effect(claim, position, table) for position in range(len(claim.criteria))]
     return _record(claim, setup, tuned, table, effects)
@@ -47,7 +52,7 @@ class _Tuned:
 
 def _tune(kind: type, claim: Claim, setup: Setup) -> dict[str, _Tuned]:
     """The best settings of every arm on the validation split; every arm gets the same grid and the same seeds."""
-    metric = claim.tuning_metric or claim.criteria[0].metric
+    metric = _tuning_metric(claim)
     grid = [dict(zip(claim.tuning, values, strict=True)) for values in itertools.product(*claim.tuning.values())]
     jobs = {
         (arm, position, seed): _job(kind, claim, arm, point, seed, split="val")
@@ -55,18 +60,31 @@ def _tune(kind: type, claim: Claim, setup: Setup) -> dict[str, _Tuned]:
         for position, point in enumerate(grid)
         for seed in claim.tuning_seeds
     }
-    outcomes = _run(list(jobs.values()), setup, "tuning")
+    outcomes = _run(claim, jobs, {arm: {metric} for arm in claim.arms}, setup, "tuning")
     better = max if claim.tuning_direction == "higher" else min
     tuned = {}
     for arm in claim.arms:
         scores = [
-            mean(outcomes[jobs[arm, position, seed].key].metrics[metric] for seed in claim.tuning_seeds)
+            _mean_metric([outcomes[jobs[arm, position, seed].key] for seed in claim.tuning_seeds], metric)
             for position in range(len(grid))
         ]
-        best = scores.index(better(scores))
+        known = [score for score in scores if score is not None]
+        if not known:
+            raise InputError(f"claim {claim.name}: no setting that was tried gave the arm {arm!r} a finite {metric}")
+        best = scores.index(better(known))
         tried = [{**point, metric: score} for point, score in zip(grid, scores, strict=True)]
         tuned[arm] = _Tuned(grid[best], tried)
     return tuned
+
+
+def _tuning_metric(claim: Claim) -> str:
+    return claim.tuning_metric or claim.criteria[0].metric
+
+
+def _mean_metric(outcomes: Sequence[Outcome], metric: str) -> float | None:
+    """None where a training diverged."""
+    values = [_all(outcome).get(metric, math.nan) for outcome in outcomes]
+    return mean(values) if all(map(math.isfinite, values)) else None
 
 
 def _job(kind: type, claim: Claim, arm: str, tuned: Mapping[str, Any], seed: int, split: str = "test") -> Job:
@@ -88,10 +106,35 @@ def _nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def _run(jobs: Sequence[Job], setup: Setup, stage: str) -> dict[str, Outcome]:
-    on_done = setup.on_done
-    told = None if on_done is None else (lambda job, outcome, kept: on_done(stage, job, outcome, kept))
-    return run_jobs(jobs, setup.folder, setup.processes, setup.cluster, told)
+def _compared(claim: Claim, arm: str) -> set[str]:
+    """What the criteria look up in an arm."""
+    looked_up = [(each.metric, (claim.method_arm, each.versus, *(each.beyond_arms or ()))) for each in claim.criteria]
+    looked_up += [(each.beyond, (claim.method_arm, each.versus)) for each in claim.criteria if each.beyond]
+    return {metric for metric, arms in looked_up if arm in arms}
+
+
+def _run(
+    claim: Claim, jobs: Mapping[tuple[Any, ...], Job], metrics: Mapping[str, set[str]], setup: Setup, stage: str
+) -> dict[str, Outcome]:
+    """Outcomes of jobs, whose names begin with an arm; every arm must have measured its `metrics`."""
+    needed: dict[str, set[str]] = {}
+    for (arm, *_), job in jobs.items():
+        needed.setdefault(job.key, set()).update(metrics[arm])
+
+    def told(job: Job, outcome: Outcome, kept: bool | None) -> None:
+        # At once, not after the last training.
+        _check_measured(claim, needed[job.key], outcome)
+        if setup.on_done is not None:
+            setup.on_done(stage, job, outcome, kept)
+
+    return run_jobs(list(jobs.values()), setup.folder, setup.processes, setup.cluster, told)
+
+
+def _check_measured(claim: Claim, needed: set[str], outcome: Outcome) -> None:
+    missing = sorted(needed - set(_all(outcome)))
+    # A training that diverged may have measured nothing.
+    if missing and outcome.metrics:
+        raise unknown(f"metric of claim {claim.name}", missing[0], _all(outcome))
 
 
 def _effect(claim: Claim, position: int, table: Mapping[str, Sequence[Outcome]]) -> Effect:
@@ -114,6 +157,7 @@ def _record(
     from ommatid.engine.runs import environment
 
     verdict: Verdict = overall([effect.verdict for effect in effects])
+    was_tuned = bool(claim.tuning) and setup.tune
     criteria = [
         {"criterion": to_plain(criterion), "reads": criterion.describe(), **asdict(effect)}
         for criterion, effect in zip(claim.criteria, effects, strict=True)
@@ -130,7 +174,9 @@ def _record(
         "model": to_plain(claim.model),
         "data": to_plain(claim.data),
         "trainer": to_plain(claim.trainer),
-        "tuning_seeds": list(claim.tuning_seeds) if claim.tuning else [],
+        "tuning_seeds": list(claim.tuning_seeds) if was_tuned else [],
+        "tuning_metric": _tuning_metric(claim) if was_tuned else None,
+        "tuning_direction": claim.tuning_direction if was_tuned else None,
         "environment": environment(),
     }
 

@@ -192,22 +192,25 @@ def _finite(content: Any) -> Any:
 
 
 def read_yaml(text: str) -> Any:
-    """A YAML document of JSON kinds only: 1e-3 is a number and 2020-01-01 a string, whatever YAML 1.1 says.
+    """A YAML document of JSON kinds only: 1e-3 is a number, 2020-01-01 and every name a string, whatever YAML 1.1 says.
 
     Examples:
-        >>> read_yaml("{lr: 1e-3, day: 2020-01-01}")
-        {'lr': 0.001, 'day': '2020-01-01'}
+        >>> read_yaml("{lr: 1e-3, day: 2020-01-01, 5: 3}")
+        {'lr': 0.001, 'day': '2020-01-01', '5': 3}
     """
     return yaml.load(text, Loader=_PlainLoader)
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Without YAML's dates; with every notation of a float that Python knows."""
+    """Without YAML's dates, with every notation of a float that Python knows, and with names that are text."""
 
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[str, Any]:  # type: ignore[override]
+        return {str(name): value for name, value in super().construct_mapping(node, deep).items()}
 
 
 _PlainLoader.add_implicit_resolver(

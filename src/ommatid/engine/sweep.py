@@ -4,10 +4,12 @@ import hashlib
 import importlib
 import json
 import logging
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -17,6 +19,9 @@ from ommatid import __version__
 from ommatid.engine.settings import json_text
 from ommatid.errors import InputError, MissingDependency, OmmatidError
 from ommatid.files import write_aside
+
+DERIVED = {"cache", "organ-maps", "tokens"}
+"""Settings and folders of what methods make of the data and keep beside them; each has a manifest of its own."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,8 @@ class Outcome:
 
     Attributes:
         seconds: training alone, wall clock.
-        peak_memory: bytes above what the process held before; on a GPU, the peak of allocated device memory.
+        peak_memory: bytes above what the process held before, 0 where the system does not tell; on a GPU, the peak of
+            allocated device memory.
         parameters: trained parameters.
         examples: predictions for single samples, see `Method.examples`.
     """
@@ -65,25 +71,35 @@ class Outcome:
     examples: list[dict[str, Any]] = field(default_factory=list)
 
 
-def run_job(job: Job) -> Outcome:
-    """Train and evaluate one job in this process."""
+def run_job(job: Job, place: int = 0) -> Outcome:
+    """Train and evaluate one job in this process, on one device.
+
+    Args:
+        place: of the job in its sweep; where there are several GPUs, jobs take them in turn.
+
+    Raises:
+        InputError: the trainer's settings ask for several devices.
+    """
     import torch
 
     from ommatid.engine.fit import evaluate, fit, seed
     from ommatid.engine.settings import build, merge
 
+    gpu = _gpu(job.trainer, place)
+    trainer = {**job.trainer, "devices": 1 if gpu is None else [gpu]}
     kind = locate(job.method)
     seed(job.seed)
     data = build(kind.data_module, merge(job.data, {"seed": job.seed}))
     method = build(kind, merge(kind.arguments_from(data), job.model))
     before = _resident_bytes()
-    if torch.cuda.is_available():
+    if gpu is not None:
+        torch.cuda.set_device(gpu)
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
-    fit(method, data, trainer={"limit_val_batches": 0, **job.trainer})
+    fit(method, data, trainer={"limit_val_batches": 0, **trainer})
     seconds = time.perf_counter() - start
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _peak_bytes() - before
-    metrics = evaluate(method, data, job.split, _devices(job.trainer))
+    peak = _peak_bytes() - before if gpu is None else torch.cuda.max_memory_allocated()
+    metrics = evaluate(method, data, job.split, _devices(trainer))
     read_outs, size = method.read_outs(data), len(data.dataset(job.split))  # type: ignore[arg-type]
     examples = method.examples(data, job.split, spread(size, job.shown))
     return Outcome(metrics, read_outs, seconds, max(int(peak), 0), method.parameter_count(), examples)
@@ -105,34 +121,40 @@ def run_jobs(
     folder: Path,
     processes: int = 1,
     cluster: str | None = None,
-    on_done: Callable[[Job, Outcome, bool], None] | None = None,
+    on_done: Callable[[Job, Outcome, bool | None], None] | None = None,
 ) -> dict[str, Outcome]:
     """Run every job whose result is not in `folder` yet; results are kept one file a job as they come.
+
+    A result that is there, but was measured on other files or with other code of this package, is measured anew.
 
     Args:
         processes: local processes side by side.
         cluster: address of an existing Ray cluster ("auto" or "ray://host:port"); local processes where None.
-        on_done: told of every result, and whether it was there before.
+        on_done: told of every result, and whether it was there before; None where that one was measured anew.
 
     Returns:
         Job key -> outcome.
     """
+    jobs = list({job.key: job for job in jobs}.values())
+    prints = _fingerprints(jobs, folder)
     outcomes: dict[str, Outcome] = {}
-    waiting = []
-    for job in {job.key: job for job in jobs}.values():
-        kept = _read_outcome(folder / f"{job.key}.json")
-        if kept is None:
-            waiting.append(job)
-        else:
-            outcomes[job.key] = kept
+    waiting, outdated = [], set()
+    for job in jobs:
+        found = _read_outcome(folder / f"{job.key}.json")
+        if found is not None and found[1] == prints[job.key]:
+            outcomes[job.key] = found[0]
             if on_done:
-                on_done(job, kept, True)
+                on_done(job, found[0], True)
+            continue
+        waiting.append(job)
+        if found is not None:
+            outdated.add(job.key)
     execute = _on_cluster(waiting, cluster) if cluster else _in_processes(waiting, processes)
     for job, outcome in execute:
-        _keep(folder / f"{job.key}.json", job, outcome)
+        _keep(folder / f"{job.key}.json", job, prints[job.key], outcome)
         outcomes[job.key] = outcome
         if on_done:
-            on_done(job, outcome, False)
+            on_done(job, outcome, None if job.key in outdated else False)
     return outcomes
 
 
@@ -156,7 +178,7 @@ def _in_processes(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Ou
     # A fresh process for every job: its peak memory is its own, and no state leaks from one arm into the next.
     context = fresh_processes(sorted({job.method.partition(":")[0] for job in jobs}))
     with ProcessPoolExecutor(processes, mp_context=context, max_tasks_per_child=1) as pool:
-        futures = {pool.submit(_single_threaded, job): job for job in jobs}
+        futures = {pool.submit(_single_threaded, job, place): job for place, job in enumerate(jobs)}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -174,11 +196,11 @@ def fresh_processes(modules: Sequence[str]) -> BaseContext:
     return context
 
 
-def _single_threaded(job: Job) -> Outcome:
+def _single_threaded(job: Job, place: int) -> Outcome:
     import torch
 
     torch.set_num_threads(1)
-    return run_job(job)
+    return run_job(job, place)
 
 
 def _on_cluster(jobs: Sequence[Job], address: str) -> Iterator[tuple[Job, Outcome]]:
@@ -192,7 +214,7 @@ def _on_cluster(jobs: Sequence[Job], address: str) -> Iterator[tuple[Job, Outcom
         except ConnectionError as error:
             raise InputError(f"--cluster {address}: no Ray cluster answers there") from error
     remote = ray.remote(num_cpus=1, max_calls=1)(_single_threaded)
-    pending = {remote.remote(job): job for job in jobs}
+    pending = {remote.remote(job, place): job for place, job in enumerate(jobs)}
     while pending:
         (done,), _ = ray.wait(list(pending), num_returns=1)
         try:
@@ -205,15 +227,57 @@ def _on_cluster(jobs: Sequence[Job], address: str) -> Iterator[tuple[Job, Outcom
         yield pending.pop(done), outcome
 
 
-def _keep(path: Path, job: Job, outcome: Outcome) -> None:
-    content = {"job": asdict(job), "outcome": asdict(outcome)}
+def _fingerprints(jobs: Sequence[Job], results: Path) -> dict[str, str]:
+    """Job key -> what its result comes of besides its settings: the package's source, and the files that it reads."""
+    files = cache(lambda path: _files_print(path, results.resolve()))
+    return {job.key: "-".join([_code_print(), *map(files, _paths(job.data))]) for job in jobs}
+
+
+def _paths(settings: Mapping[str, Any]) -> list[Path]:
+    named = {name: value for name, value in settings.items() if isinstance(value, str) and value}
+    return [path for name in sorted(named) if name not in DERIVED and (path := Path(named[name])).exists()]
+
+
+@cache
+def _code_print() -> str:
+    package = Path(__file__).parents[1]
+    sources = {path.relative_to(package).as_posix(): path for path in package.rglob("*.py")}
+    return _short(f"{name} {hashlib.sha256(sources[name].read_bytes()).hexdigest()}" for name in sorted(sources))
+
+
+def _files_print(root: Path, results: Path) -> str:
+    """Names, sizes and times of a file, or of all files of a folder but those that are kept there meanwhile."""
+    found = {path.relative_to(root): path.stat() for path in sorted(_files(root, results))}
+    return _short(f"{path} {status.st_size} {status.st_mtime_ns}" for path, status in found.items())
+
+
+def _files(root: Path, results: Path) -> Iterator[Path]:
+    if root.is_file():
+        yield root
+    for folder, folders, names in os.walk(root, followlinks=True):
+        if Path(folder).resolve() == results:
+            folders.clear()
+            continue
+        folders[:] = set(folders) - DERIVED
+        yield from (path for name in names if (path := Path(folder, name)).exists())
+
+
+def _short(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def _keep(path: Path, job: Job, fingerprint: str, outcome: Outcome) -> None:
+    content = {"job": asdict(job), "fingerprint": fingerprint, "outcome": asdict(outcome)}
     write_aside(path, lambda aside: aside.write_text(json_text(content), encoding="utf-8"))
 
 
-def _read_outcome(path: Path) -> Outcome | None:
+def _read_outcome(path: Path) -> tuple[Outcome, str | None] | None:
+    """What was kept, and its fingerprint, which results of older versions lack."""
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))["outcome"]
-        return Outcome(_numbers(kept.pop("metrics")), _numbers(kept.pop("read_outs")), **kept)
+        content = json.loads(path.read_text(encoding="utf-8"))
+        kept = content["outcome"]
+        outcome = Outcome(_numbers(kept.pop("metrics")), _numbers(kept.pop("read_outs")), **kept)
+        return outcome, content.get("fingerprint")
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -225,6 +289,22 @@ def _read_outcome(path: Path) -> Outcome | None:
 def _numbers(values: Mapping[str, float | None]) -> dict[str, float]:
     """JSON has no NaN: what was not measured is null there."""
     return {name: float("nan") if value is None else value for name, value in values.items()}
+
+
+def _gpu(trainer: Mapping[str, Any], place: int) -> int | None:
+    """The GPU that a job trains on; None where it trains on none of CUDA's."""
+    import torch
+
+    devices, nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
+    named = isinstance(devices, list) and len(devices) == 1
+    if nodes != 1 or not (named or devices in (1, "1", "auto")):
+        raise InputError(
+            f"trainer: found {devices} devices on {nodes} nodes, expected one: trainings of a sweep run side by side, "
+            "each on a device of its own"
+        )
+    if trainer.get("accelerator", "auto") not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
+        return None
+    return devices[0] if named else place % torch.cuda.device_count()
 
 
 def _devices(trainer: Mapping[str, Any]) -> dict[str, Any]:
@@ -242,7 +322,10 @@ def _resident_bytes() -> int:
 
 
 def _peak_bytes() -> int:
-    import resource
+    try:
+        import resource
+    except ImportError:
+        return 0  # Windows has no such module.
     import sys
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

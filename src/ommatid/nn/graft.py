@@ -1,6 +1,7 @@
 """Put a block into anybody's model: found by layer name, sized by one dry run, and taken out again."""
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,10 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ommatid.errors import InputError, OmmatidError, unknown
+from ommatid.errors import InputError, unknown
 from ommatid.nn.capture import Layer, capture, select
 
 Block = Callable[..., nn.Module]
+Layout = Literal["map", "channels last", "tokens"]
+ON_MAPS = nn.Conv2d | nn.BatchNorm2d
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Site:
     module: nn.Module
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
-    layout: Literal["map", "channels last", "tokens"]
+    layout: Layout
     prefix: int
 
     @property
@@ -61,6 +64,7 @@ def graft(
     A block says by the names of its arguments what it wants to know of its place: `channels` (or `dim`) of what it
     reads; `in_channels`, `out_channels`, `stride`, `kernel_size` and `groups` of the layer; `module`, the layer itself.
     Blocks on maps also work where a model has tokens or channels last: what they read and give is turned for them.
+    Which of the two layouts of maps it is, their sides tell: they are to each other as those of the image.
 
     Args:
         block: a module class, or a function that makes a module.
@@ -75,8 +79,9 @@ def graft(
         Name of the layer -> its new block, to be trained on its own or frozen.
 
     Raises:
-        InputError: a layer is not found, grafted already or never run, a setting is unknown to the block, or the block
-            changes the shape where it must not.
+        InputError: a layer is not found, grafted already or never run, the model does not run on the example, the
+            example leaves open which sides are those of a map, a setting is unknown to the block, or the block changes
+            the shape where it must not.
 
     Examples:
         >>> from ommatid.nn.multi_view_fusion import MultiViewFusion
@@ -98,16 +103,20 @@ def graft(
     for name, layer in layers.items():
         if isinstance(layer, Grafted) or any(isinstance(parent, Grafted) for parent in _parents(model, name)):
             raise InputError(f"at: {name} is grafted already, expected a layer of the model itself")
+    example = _image(model) if example is None else example
     sites = _sites(model, layers, example)
     blocks = {name: _build(block, site, how, settings) for name, site in sites.items()}
-    for name, site in sites.items():
-        fitted = _turned(blocks[name], site, how)
-        _replace(model, name, PLACES[how](site.module, Gated(fitted) if gated else fitted))
     try:
+        for name, site in sites.items():
+            fitted = _turned(blocks[name], site, how)
+            _replace(model, name, PLACES[how](site.module, Gated(fitted) if gated else fitted))
         _run(model, example)
-    except (RuntimeError, ValueError, OmmatidError) as error:
-        ungraft(model)
-        raise InputError(f"block: {_named(block)} does not fit {how} {', '.join(sites)}: {error}") from error
+    except Exception as error:
+        # Not `ungraft`: what was grafted before stays.
+        for name, site in sites.items():
+            _replace(model, name, site.module)
+        told = f"block: {_named(block)} does not fit {how} {', '.join(sites)}: {_said(error)}"
+        raise InputError(told) from error
     return blocks
 
 
@@ -135,9 +144,11 @@ class Grafted(nn.Module):
 
     @property
     def original(self) -> nn.Module:
-        """The layer, where the new one is."""
-        example = next(self.parameters(), None)
-        return self._kept[0] if example is None else self._kept[0].to(example.device)
+        """The layer, where the new one is, and training where that is."""
+        layer, example = self._kept[0], next(self.parameters(), None)
+        if layer not in self.modules():
+            layer.train(self.training)
+        return layer if example is None else layer.to(example.device)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -223,27 +234,33 @@ class ChannelsLastAsMap(nn.Module):
 # -- sizes -------------------------------------------------------------------------------------------------------------
 
 
-def _sites(model: nn.Module, layers: dict[str, nn.Module], example: Tensor | None) -> dict[str, Site]:
+def _sites(model: nn.Module, layers: dict[str, nn.Module], example: Tensor) -> dict[str, Site]:
     chosen = list(layers.values())
     with capture(model, chosen, "input") as inputs, capture(model, chosen) as outputs:
-        _run(model, example)
+        try:
+            _run(model, example)
+        except Exception as error:
+            told = f"example: found a tensor {tuple(example.shape)}, expected one that the model reads: {_said(error)}"
+            raise InputError(told) from error
         shapes = {name: (_shape(inputs.get(name)), _shape(outputs.get(name))) for name in layers}
+    # Sides of maps are to each other as those of the images; where the model reads none, they are mostly alike.
+    height, width = example.shape[-2:] if example.ndim >= 4 else (1, 1)
     sites = {}
     for name, (read, given) in shapes.items():
         if read is None or given is None:
             raise InputError(f"at: {name} did not read and give one tensor in the dry run, expected a layer that does")
         prefix = int(getattr(model, "num_prefix_tokens", 0))
-        sites[name] = Site(layers[name], read, given, _layout(layers[name], read, given, name), prefix)
+        sites[name] = Site(layers[name], read, given, _layout(layers[name], read, given, height / width, name), prefix)
     return sites
 
 
-def _run(model: nn.Module, example: Tensor | None) -> None:
+def _run(model: nn.Module, example: Tensor) -> None:
     """Once in evaluation mode, leaving nothing behind."""
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()
         with torch.no_grad():
-            model(_image(model) if example is None else example)
+            model(example)
     finally:
         for module, mode in modes.items():
             module.training = mode
@@ -260,18 +277,21 @@ def _shape(value: Any) -> tuple[int, ...] | None:
     return tuple(value.shape) if isinstance(value, Tensor) else None
 
 
-def _layout(
-    layer: nn.Module, read: tuple[int, ...], given: tuple[int, ...], name: str
-) -> Literal["map", "channels last", "tokens"]:
+def _layout(layer: nn.Module, read: tuple[int, ...], given: tuple[int, ...], ratio: float, name: str) -> Layout:
+    """What a layer reads, in images whose height is `ratio` times the width."""
     if len(read) == 3 and len(given) == 3:
         return "tokens"
     if len(read) != 4 or len(given) != 4:
         raise InputError(f"at: {name} reads {read} and gives {given}, expected maps (B, C, H, W) or tokens (B, N, C)")
-    if isinstance(layer, nn.Conv2d | nn.BatchNorm2d):
+    if isinstance(layer, ON_MAPS):
         return "map"
-    # Sides of a map are alike, channels hardly ever like them.
-    last = read[1] == read[2] != read[3]
-    return "channels last" if last else "map"
+    as_map, as_last = (abs(math.log(first / second / ratio)) for first, second in (read[2:], read[1:3]))
+    either = math.isclose(as_map, as_last, abs_tol=1e-9)
+    if either and not any(isinstance(each, ON_MAPS) for each in layer.modules()):
+        raise InputError(
+            f"at: {name} reads {read}, which may be (B, C, H, W) or (B, H, W, C), expected an example of another size"
+        )
+    return "map" if either or as_map < as_last else "channels last"
 
 
 # -- building ----------------------------------------------------------------------------------------------------------
@@ -319,6 +339,10 @@ def _parents(model: nn.Module, name: str) -> Iterator[nn.Module]:
     parts = name.split(".")
     for length in range(1, len(parts)):
         yield model.get_submodule(".".join(parts[:length]))
+
+
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def _named(block: Block) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from statistics import mean, stdev
 from typing import Any
 
@@ -112,7 +113,7 @@ def effect_grid(record: Mapping[str, Any]) -> Grid:
     rows = [
         [
             criterion["reads"],
-            f"{criterion['mean']:+.4f}",
+            signed(criterion["mean"]),
             interval(criterion["low"], criterion["high"]),
             interval(criterion["bootstrap_low"], criterion["bootstrap_high"]),
             criterion["verdict"],
@@ -120,7 +121,8 @@ def effect_grid(record: Mapping[str, Any]) -> Grid:
         for criterion in record["criteria"]
     ]
     headers = ["criterion", "effect", "95 % (t)", "95 % (bootstrap)", "verdict"]
-    return Grid(headers, rows, f"{len(record['seeds'])} seeds, paired")
+    seeds = len(record["seeds"])
+    return Grid(headers, rows, f"{seeds} seed{'s' if seeds > 1 else ''}, paired")
 
 
 def effect_table(record: Mapping[str, Any]) -> Table:
@@ -181,13 +183,25 @@ def spread(values: Sequence[float | None], digits: int = 3) -> str:
     return f"{mean(known):.{digits}f}{deviation}"
 
 
-def interval(low: float, high: float) -> str:
-    """An interval of effects.
+def signed(effect: float | None) -> str:
+    """An effect with its sign.
 
     Examples:
-        >>> interval(-0.01, 0.2)
-        '[-0.0100, +0.2000]'
+        >>> signed(0.2), signed(None)
+        ('+0.2000', '-')
     """
+    return show(effect) if effect is None or effect != effect else f"{effect:+.4f}"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """An interval of effects; a single seed gives none, nor do effects that are no numbers.
+
+    Examples:
+        >>> interval(-0.01, 0.2), interval(None, None)
+        ('[-0.0100, +0.2000]', 'not known')
+    """
+    if low is None or high is None or not isfinite(high - low):
+        return "not known"
     return f"[{low:+.4f}, {high:+.4f}]"
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from ommatid.engine.data import epoch_seed
 from ommatid.errors import InputError
 
 
@@ -82,7 +83,7 @@ class EpisodicBatchSampler(Sampler[list[int]]):
 
 def episode_seed(seed: int, number: int) -> int:
     """One seed for what is drawn in an episode."""
-    return (seed * 1_000_003 + number) * 10_007 + 77
+    return epoch_seed(seed, number, 77)
 
 
 def episode_labels(way: int, images: int) -> Int[Tensor, "image"]:

@@ -271,8 +271,8 @@ def compare(
         data, trainer: of all methods alike; on embedded data they lie above what the field compares its methods on.
         model: of every method that has such an argument.
         shown: for how many test samples predictions are kept and drawn.
-        on_done: told of every finished training: name of the method, job, outcome, and whether it was kept from before (None where
-            what was kept is measured anew).
+        on_done: told of every finished training: name of the method, job, outcome, and whether it was kept from before;
+            None where what was kept had to be measured anew.
 
     Returns:
         What `folder/comparison.json` holds: `data`, `methods` (name -> metrics and costs, one value a seed),

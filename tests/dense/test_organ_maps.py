@@ -99,6 +99,21 @@ def test_windows_of_a_patch_give_the_logits_of_the_whole_where_nothing_depends_o
     assert torch.equal(windowed(point, images, None), point(images))
 
 
+def test_small_windows_pass_together_and_large_ones_alone(monkeypatch):
+    seen = []
+
+    def network(windows):
+        seen.append(len(windows))
+        return windows
+
+    monkeypatch.setattr("ommatid.dense.organ_maps.AT_ONCE", 100)
+    windowed(network, torch.rand(1, 1, 16, 16), (4, 5))
+    assert max(seen) == 5
+    seen.clear()
+    windowed(network, torch.rand(1, 1, 16, 16), (16, 12))
+    assert set(seen) == {1}
+
+
 # --- maps beside volumes ---
 
 

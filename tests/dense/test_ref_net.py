@@ -116,7 +116,7 @@ def test_a_step_makes_finite_updates_of_critics_and_segmenter(data):
         share_done = 1.0
 
     method = made(Noted, kernels=[3, 5], adversarial_every=1)
-    method.update = lambda *names, loss: seen.setdefault(names, []).append(float(loss))
+    method.update = lambda *names, loss: seen.setdefault(names, []).append(float(loss.detach()))
     method.report = lambda **parts: None
     method.training_step(next(iter(data.train_dataloader())), 0)
     assert [len(losses) for losses in seen.values()] == [1, 2]

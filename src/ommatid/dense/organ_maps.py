@@ -5,6 +5,7 @@ reads maps of organs later on is trained with maps as they are found, mistakes i
 much, true ones are disturbed.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -23,6 +24,8 @@ Maps = Float[Tensor, "batch _ *space"]
 Stages = tuple[tuple[int, ...], ...]
 LAYER = 256
 """Labels that one layer of packed labels can have."""
+AT_ONCE = 2**17
+"""Voxels that pass through a network together, in windows: of small ones several, as single ones are slow."""
 POOL = {2: F.max_pool2d, 3: F.max_pool3d}
 DROPPED, CHANGED = 0.1, 0.6
 """Share of organs that a disturbed map lacks, and of those that are eroded or dilated."""
@@ -166,6 +169,7 @@ def windowed(
         from monai.inferers import sliding_window_inference
     except ImportError as error:
         raise MissingDependency("patches of volumes need monai: pip install 'ommatid[volumes]'") from error
-    found = sliding_window_inference(images, tuple(patch), 1, network, overlap=0.5, mode="gaussian")
+    together = max(AT_ONCE // math.prod(patch), 1)
+    found = sliding_window_inference(images, tuple(patch), together, network, overlap=0.5, mode="gaussian")
     assert isinstance(found, Tensor)
     return found

@@ -46,7 +46,8 @@ def make(arguments: Namespace) -> int:
     if arguments.name not in makers:
         raise unknown("embedded data set", arguments.name, makers)
     _refuse_unheeded(arguments)
-    check_seed(arguments.seed or 0)
+    arguments.seed = arguments.seed or 0
+    check_seed(arguments.seed)
     made = makers[arguments.name](arguments)
     _tell(arguments, {"out": arguments.out, **made}, [f"{arguments.out}: {_sizes(made)}"])
     return 0
@@ -66,13 +67,13 @@ def _make_grounding(arguments: Namespace) -> dict[str, Any]:
     view = arguments.view or {"cg": "cg", "glance": "glance", "unsupervised": "unsupervised", "emotion": "emotion"}.get(
         str(arguments.format), "standard"
     )
-    manifest = GroundingWorld(view=view, seed=arguments.seed or 0).write(arguments.out, format=arguments.format)
+    manifest = GroundingWorld(view=view, seed=arguments.seed).write(arguments.out, format=arguments.format)
     return {"view": view, "counts": manifest["counts"]}
 
 
 def _make_world(arguments: Namespace) -> dict[str, Any]:
     module, name, usual = WORLDS[arguments.name]
-    world = getattr(import_module(f"ommatid.data.worlds.{module}"), name)(seed=arguments.seed or 0)
+    world = getattr(import_module(f"ommatid.data.worlds.{module}"), name)(seed=arguments.seed)
     return {"counts": world.write(arguments.out, arguments.format or usual)}
 
 
@@ -81,7 +82,7 @@ def _make_glyphs(arguments: Namespace) -> dict[str, Any]:
 
     format = arguments.format or "folder"
     # CUB is divided by the number of a class: half of all to learn from, a quarter each to validate on and to test on.
-    seed = arguments.seed or 0
+    seed = arguments.seed
     world = GlyphWorld(train=32, val=16, test=16, seed=seed) if format == "cub" else GlyphWorld(seed=seed)
     return {"counts": world.write(arguments.out, format)}
 

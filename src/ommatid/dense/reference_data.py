@@ -170,9 +170,14 @@ class ReferenceData(DataModule):
         if self.source is not None:
             pictures = read_source(self.source, self.source_format)
             return MaskSet(pictures.select(pictures.labelled), self.size)
-        if self.root is None:
-            return MaskSet(self._drawn("source"), self.size)
-        return MaskSet(self.pictures["train"].select(self.pool), self.size)
+        if self.labels_are_source:
+            return MaskSet(self.pictures["train"].select(self.pool), self.size)
+        return MaskSet(self._drawn("source"), self.size)
+
+    @property
+    def labels_are_source(self) -> bool:
+        """Whether the labelled images take the place of a source."""
+        return self.source is None and self.root is not None
 
     def _drawn(self, *splits: str) -> InMemory:
         world = build(DuoWorld, {"size": self.size, "seed": self.seed, "shots": self.shots, **self._world})
@@ -280,8 +285,8 @@ class ReferenceData(DataModule):
         nothing = torch.full_like(unlabelled.maps, IGNORED)
         # Nobody knows the masks of these: not even a mistake of a method can use them.
         unknown = replace(hidden(unlabelled), maps=nothing, present=unlabelled.category > 0)
-        kin = self.source is None and self.root is not None
-        return BoundaryBatch(unknown, mask_batch(samples["source"]), self.collate(samples["labelled"]), kin)
+        source, labelled = mask_batch(samples["source"]), self.collate(samples["labelled"])
+        return BoundaryBatch(unknown, source, labelled, self.labels_are_source)
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Every object, whatever is asked for; everything; and nothing."""

@@ -312,6 +312,9 @@ def test_another_seed_is_that_of_the_data_too(ask, monkeypatch, tmp_path):
         file.write_text(f"method: cmi\nseed: 2\ndata: {data}\n")
         assert ask("train", "--config", file, "--seed", 1)[0] == 0
         assert (asked["seed"], asked["data"]) == (1, kept)
+    file.write_text("method: cmi\ndata: {seed: 0}\n")
+    assert ask("train", "--config", file, "--seed", 1)[0] == 0
+    assert asked["data"] == {"seed": 0}, "chosen for the data, whatever the training's usual seed is"
 
 
 def test_text_stays_text_whatever_it_looks_like(ask, refused, monkeypatch, tmp_path):
@@ -506,8 +509,11 @@ def test_a_sentence_of_digits_stays_a_sentence(refused, runs, features):
 
 def test_classes_are_predicted(ask_json, runs, tmp_path):
     Image.fromarray(np.zeros((9, 9), dtype=np.uint8)).save(tmp_path / "digit.png")
-    found = ask_json("predict", runs["cmi"].run.path, "--image", "digit.png", "--top=3")
+    path = runs["cmi"].run.path
+    found = ask_json("predict", path, "--image", "digit.png", "--top=3")
     assert len(found["classes"]) == 3
+    assert ask_json("predict", "--image", "digit.png", "--out", "seen.png", path, "--top", "3") == found
+    assert (tmp_path / "seen.png").is_file()
     assert sum(row["probability"] for row in found["classes"]) <= 1.001
 
 
@@ -565,6 +571,8 @@ def test_help_of_a_run_or_a_field_names_the_arguments_of_its_data(runs, capsys):
     for words, options_shown in (
         (["evaluate", str(runs["cmi"].run.path)], ["--data.train_share", "--trainer.x"]),
         (["compare", "grounding"], ["--data.view", "--model.x: an argument of any of 2d-tan"]),
+        # Words that are there as files or folders, but are no runs.
+        (["compare", "--data", str(runs["cmi"].run.path.parent), "grounding"], ["--data.view"]),
     ):
         with pytest.raises(SystemExit):
             main([*words, "--help"])
@@ -576,6 +584,7 @@ def test_help_of_a_prediction_names_its_inputs(runs, capsys):
     for words, expected in (
         ([], ["--video", "--sentence", "--image"]),
         ([str(runs["cmi"].run.path)], ["--image", "--top"]),
+        (["--image", "digit.png", str(runs["cmi"].run.path)], ["--image", "--top"]),
     ):
         with pytest.raises(SystemExit):
             main(["predict", *words, "--help"])

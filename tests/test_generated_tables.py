@@ -78,6 +78,7 @@ def test_a_claim_without_a_record_says_so(tables, copy):
         ({"statement": "Something else."}, "statement is not that of the claim any more"),
         ({"trainer": {"max_epochs": 1}}, "trainer is not that of the claim any more"),
         ({"arms": {}}, "arms is not that of the claim any more"),
+        ({"tuning_seeds": [7]}, "tuning_seeds is not that of the claim any more"),
     ],
 )
 def test_a_record_of_another_experiment_is_refused(tables, copy, change, told, capsys):
@@ -85,6 +86,15 @@ def test_a_record_of_another_experiment_is_refused(tables, copy, change, told, c
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")
     assert tables.main(["--check", "--root", str(copy)]) == 1
     assert told in capsys.readouterr().err
+
+
+def test_a_record_of_another_grid_is_refused(tables, copy, capsys):
+    path = copy / "results/claims/cmi-student.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    next(iter(record["arms"].values()))["tried"].pop()
+    path.write_text(json.dumps(record), encoding="utf-8")
+    assert tables.main(["--check", "--root", str(copy)]) == 1
+    assert "tuning is not that of the claim any more" in capsys.readouterr().err
 
 
 def test_a_record_of_no_claim_is_refused(tables, copy, capsys):

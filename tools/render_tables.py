@@ -16,6 +16,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,22 @@ def _compared(record: Record, claim: Claim) -> dict[str, tuple[Any, Any]]:
             {name: _arm(vars(arm)) for name, arm in claim.arms.items()},
         ),
         **{name: (record[name], to_plain(getattr(claim, name))) for name in ("model", "data", "trainer")},
+        **_tuning(record, claim),
+    }
+
+
+def _tuning(record: Record, claim: Claim) -> dict[str, tuple[Any, Any]]:
+    """What was tried, where anything was."""
+    if not record["tuning_seeds"]:
+        return {}
+    grid = [dict(zip(claim.tuning, point, strict=True)) for point in product(*claim.tuning.values())]
+    tried = {
+        name: [{setting: point[setting] for setting in claim.tuning if setting in point} for point in arm["tried"]]
+        for name, arm in record["arms"].items()
+    }
+    return {
+        "tuning": (tried, dict.fromkeys(record["arms"], to_plain(grid))),
+        "tuning_seeds": (record["tuning_seeds"], list(claim.tuning_seeds)),
     }
 
 

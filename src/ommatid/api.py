@@ -7,6 +7,7 @@ Examples:
     True
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,7 +229,7 @@ def data_settings(checkpoint: str | Path, kind: type[Method], data: Mapping[str,
         return merge({} if _own_data(data) else kind.embedded.get("data", {}), data)
     trained_on = _seeded_data(RunDir(folder).read_config())
     if _own_data(data) and not _same_folder(data["root"], trained_on.get("root")):
-        trained_on = {name: trained_on[name] for name in ("seed", "val_fraction") if name in trained_on}
+        trained_on = {name: trained_on[name] for name in kind.data_module.dividing if name in trained_on}
     return merge(trained_on, data)
 
 
@@ -360,13 +361,14 @@ def _common_plan(
 
 
 def _shown_job(name: str, config: Mapping[str, Any], seed: int, shown: int) -> Job:
-    return Job(
-        target_of(method_class(name)), to_plain(config["model"]), config["data"], config["trainer"], seed, shown=shown
-    )
+    model, data, trainer = (to_plain(config[group]) for group in ("model", "data", "trainer"))
+    return Job(target_of(method_class(name)), model, data, trainer, seed, shown=shown)
 
 
 def _costs(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    metrics = {name: [outcome.metrics[name] for outcome in outcomes] for name in outcomes[0].metrics}
+    # A training that diverged may lack some.
+    names = {name: None for outcome in outcomes for name in outcome.metrics}
+    metrics = {name: [outcome.metrics.get(name, math.nan) for outcome in outcomes] for name in names}
     return {
         "metrics": metrics,
         "seconds": [outcome.seconds for outcome in outcomes],

@@ -88,6 +88,13 @@ def test_faulty_series_are_told_in_one_sentence(series, tmp_path):
     write_slice(series / "z.dcm", pixels, (10, 20, 17), PixelSpacing=None)
     with pytest.raises(InputError, match=r"z.dcm: found no PixelSpacing"):
         read_volume(series)
+    for spacing, sentence in (
+        ([2, 2], r"pixels 2 x 2 mm apart, expected 0.5 x 0.75"),
+        ([0, 0], r"PixelSpacing \[0.0, 0.0\]"),
+    ):
+        write_slice(series / "z.dcm", pixels, (10, 20, 17), PixelSpacing=spacing)
+        with pytest.raises(InputError, match=rf"z.dcm: found {sentence}"):
+            read_volume(series)
     write_slice(series / "z.dcm", pixels, (10, 20, 17), Rows=200)
     with pytest.raises(InputError, match=r"z.dcm: found 3 x 200 pixels"):
         read_volume(series)
@@ -190,3 +197,37 @@ def test_slices_beside_the_line_are_refused(tilted):
     write_slice(tilted / "4.dcm", np.zeros((4, 5)), (0, 0, 12))
     with pytest.raises(InputError, match=r"4.dcm: found a slice 4.36 mm beside the line from the first to the last"):
         read_volume(tilted)
+
+
+def test_small_differences_of_distances_may_not_add_up(tmp_path):
+    """Each is within what programs round to; in the middle they are a third of a slice."""
+    for number in range(100):
+        place = number if number < 50 else 50 + 1.015 * (number - 50)
+        write_slice(tmp_path / f"{number:03d}.dcm", np.zeros((2, 2)), (0, 0, place))
+    with pytest.raises(InputError, match=r"050.dcm: found a slice 0.37\d mm from where .* expected even distances"):
+        read_volume(tmp_path)
+
+
+def test_damaged_header_values_are_told_in_one_sentence(series):
+    path = series / "6.dcm"
+    whole = path.read_bytes()
+    for value, named in ((b"-1024", "RescaleIntercept"), (b"1.2.3", "series")):
+        damaged = b"-W024" if value == b"-1024" else b"9.2.3"
+        path.write_bytes(whole.replace(value, damaged))
+        with pytest.raises(InputError, match=named):
+            read_volume(series)
+    # A representation of values that there is none of.
+    tag = b"\x20\x00\x0e\x00UI"
+    assert tag in whole
+    path.write_bytes(whole.replace(tag, tag[:4] + b"W@"))
+    with pytest.raises(InputError, match=r"6.dcm: found a damaged"):
+        read_volume(series)
+
+
+def test_values_without_a_scale_are_as_stored(series):
+    for path in series.glob("*.dcm"):
+        header = pydicom.dcmread(path)
+        header.RescaleSlope = None
+        del header.RescaleIntercept
+        header.save_as(path)
+    assert read_volume(series).voxels.unique().tolist()[:6] == [0, 1, 2, 3, 4, 5]

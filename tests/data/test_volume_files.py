@@ -126,11 +126,18 @@ def test_broken_files_are_told_in_one_sentence(tmp_path, numbers):
     hollow[0, 0] = np.nan
     with pytest.raises(InputError, match="found 2 voxels that are no finite numbers"):
         read_volume(written(tmp_path / "nan.nii.gz", hollow))
+    with pytest.raises(InputError, match="found 8 voxels that are no finite numbers"):
+        read_volume(written(tmp_path / "huge.nii.gz", np.full((2, 2, 2), 1e300)))
     image = nibabel.Nifti1Image(numbers, None)
     image.set_sform(np.diag([1.0, 1, 0, 1]), code=1)
     nibabel.save(image, tmp_path / "flat.nii.gz")
     with pytest.raises(InputError, match="found an affine that maps axes onto each other"):
         read_volume(tmp_path / "flat.nii.gz")
+
+
+def test_compressed_pairs_of_files_are_read(tmp_path, numbers):
+    nibabel.save(nibabel.Nifti1Pair(numbers, np.eye(4)), tmp_path / "pair.img.gz")
+    assert read_volume(tmp_path / "pair.img.gz").voxels.shape == numbers.shape
 
 
 @pytest.mark.parametrize(("value", "kind"), [(2**32 + 1, np.int64), (2**32 - 1, np.uint32), (-(2**31) - 1, np.int64)])

@@ -100,6 +100,21 @@ def test_ignored_voxels_are_unknown(root):
     assert labels.unique().tolist() == [0, 1, UNKNOWN]
 
 
+@pytest.mark.parametrize("ignored", [5, 255, 1000])
+def test_labels_that_nobody_named_are_refused_beside_ignored_ones(root, ignored):
+    describe(root, {**NEW, "labels": {**NEW["labels"], "ignore": ignored}})
+    labels = np.full((6, 5, 4), ignored, np.int16)
+    save(root / "labelsTr" / "lung_002.nii.gz", labels)
+    cases = open_volumes(root, "train")
+    number = cases.cases.index("lung_002")
+    assert cases[number].labels.unique().tolist() == [UNKNOWN]
+    for other in (3, ignored - 1, ignored + 1):
+        labels[0, 0, 0] = other
+        save(root / "labelsTr" / "lung_002.nii.gz", labels)
+        with pytest.raises(InputError, match=rf"found the label {other}, expected 0 to 2 or {ignored} as in dataset"):
+            cases[number]
+
+
 def test_a_part_without_labels_is_no_test_part(root):
     for path in (root / "labelsTs").iterdir():
         path.unlink()

@@ -1,8 +1,13 @@
+import math
+from itertools import pairwise
+
 import pytest
 import torch
 
 from dense.made import Constant, evs_net, masked, step, trans_net
 from ommatid.dense.data import BoundaryData
+from ommatid.engine.fit import fit
+from ommatid.engine.recipe import Recipe, expected_updates
 from ommatid.errors import InputError
 from ommatid.losses.dice import dice_loss
 from ommatid.losses.equivariance import equivariance_loss, turn
@@ -172,11 +177,42 @@ def test_the_period_of_unlabelled_images_runs_on_over_epochs():
         ({"together": True}, 20),
         ({"judges": []}, 24),
         ({"judges": [], "self_weight": 0.0}, 20),
+        ({"adversarial_from": 0.5}, 24),
+        ({"adversarial_from": 0.5, "self_weight": 0.0}, 22),
     ],
 )
 def test_schedules_know_the_updates_of_unlabelled_images(settings, expected):
-    phase = trans_net(**settings).phases()["segmenter"]
-    assert 20 * phase.updates / phase.every == expected
+    phases = list(trans_net(**settings).phases().values())
+    batches, (segmenter, *_) = expected_updates(phases, 20.0, math.inf)
+    assert (batches, segmenter) == pytest.approx((20, expected))
+
+
+@pytest.mark.parametrize(
+    ("settings", "trainer"),
+    [
+        ({"together": True, "critics_from": 0.3, "adversarial_from": 0.4}, {"max_steps": 40, "max_epochs": -1}),
+        ({"critics_from": 0.3, "adversarial_from": 0.4, "self_weight": 0.0}, {"max_steps": 40, "max_epochs": -1}),
+        ({"critics_from": 0.5, "adversarial_from": 0.5}, {"max_steps": 30, "max_epochs": 7}),
+        ({"adversarial_from": 0.5, "adversarial_every": 2, "self_weight": 0.0}, {"max_epochs": 5}),
+    ],
+)
+def test_schedules_end_where_the_training_does_however_late_critics_begin(settings, trainer):
+    recipe = Recipe("adam", lr=1.0, schedule="linear")
+    method, rates = trans_net(**settings, recipe=recipe), []
+    before = method.update
+
+    def update(*names, loss):
+        rates.extend(method.optimizer("segmenter").param_groups[0]["lr"] for name in names if name == "segmenter")
+        before(*names, loss=loss)
+
+    method.update = update
+    world = {"train": 12, "val": 2, "test": 2, "source": 6}
+    data = BoundaryData(size=16, shots=2, labelled_batch=2, batch_size=2, world=world)
+    fit(method, data, trainer={**trainer, "limit_val_batches": 0})
+    falls = [first - second for first, second in pairwise(rates)]
+    assert min(falls) > 0, "it neither rises again nor stands still"
+    # The last update is made at one part of the way, or two where a part was rounded.
+    assert rates[-1] == pytest.approx(1 / len(rates), abs=1.5 / len(rates))
 
 
 @pytest.mark.parametrize("make", [trans_net, evs_net])

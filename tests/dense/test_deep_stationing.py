@@ -291,6 +291,14 @@ def test_a_training_too_short_for_the_stations_is_refused():
         trained(stationing(search_steps=40), max_epochs=2)
 
 
+def test_epochs_that_are_cut_short_read_what_their_updates_need():
+    made = stationing(organs="truth", search_steps=5)
+    trainer = trained(made, limit_train_batches=2, max_epochs=8)
+    assert trainer.num_training_batches == 2
+    assert trainer.current_epoch > 3
+    assert len(made.chosen) == made.hparams.kept
+
+
 # --- batches ---
 
 

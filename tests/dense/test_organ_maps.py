@@ -217,6 +217,14 @@ def test_what_is_missing_or_damaged_is_made_again_and_nothing_else(tmp_path, upd
     assert torch.equal(found[2][1], again[2][1])
 
 
+def other_stations(data):
+    """Patches lie where stations are."""
+    train = data.sets["train"]
+    flipped = tuple(replace(each, labels=each.labels.flip(0)) for each in train.volumes)
+    data.sets["train"] = replace(train, volumes=flipped)
+    return data
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -225,6 +233,7 @@ def test_what_is_missing_or_damaged_is_made_again_and_nothing_else(tmp_path, upd
         lambda data, how: (phantoms(seed=1), how),
         lambda data, how: (phantoms(batch_size=1), how),
         lambda data, how: (phantoms(augment="affine"), how),
+        lambda data, how: (other_stations(data), how),
     ],
 )
 def test_other_settings_and_other_volumes_have_files_of_their_own(tmp_path, change):

@@ -142,6 +142,16 @@ def test_your_own_reference_is_looked_for_in_your_own_image(tmp_path):
     assert Image.open(tmp_path / "found.png").size == (50, 40)
 
 
+def test_an_outline_smaller_than_a_pixel_is_not_lost(tmp_path):
+    image, _ = outlined(tmp_path, "image", (40, 50))
+    reference, mask = outlined(tmp_path, "one", (320, 320), box=(41, 43))
+    method, seen = ref_net(), []
+    method.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2]))
+    method.predict(image, [reference], [mask])
+    (shown,) = seen
+    assert shown.sum() == pytest.approx(4 / 20**2, rel=1e-4)
+
+
 def test_mistakes_are_told_in_one_sentence(tmp_path):
     image, _ = outlined(tmp_path, "image")
     reference, mask = outlined(tmp_path, "one")

@@ -70,9 +70,29 @@ def test_a_reference_whose_crops_all_miss_its_object_is_taken_whole(data):
 
     number, pictures = data.pool[0], data.pictures["train"]
     category = data.shown["train"][number][0]
-    image, classes = outlining(Missing(pictures, 32), number, category)
+    image, outline = outlining(Missing(pictures, 32), number, category)
     assert torch.equal(image, pictures.pixels(number))
-    assert torch.equal(classes, pictures.label_map(number))
+    assert torch.equal(outline[0] > 0, pictures.label_map(number) == category)
+
+
+def test_objects_smaller_than_a_pixel_are_still_outlined():
+    """Of a map that is shrunk to a sixteenth, every seventh pixel of eight is lost."""
+    maps = torch.zeros(1, 64, 64, dtype=torch.uint8)
+    maps[0, 8:10, 9:11] = 1
+    pictures = InMemory(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), maps, ("thing",))
+    _, outline = outlining(Views(pictures, 4), 0, 1)
+    assert outline.shape == (1, 4, 4)
+    assert outline.sum() == pytest.approx(4 / 256)
+    assert outline[0, 0, 0] > 0
+
+
+def test_a_split_that_shows_nothing_known_is_refused(tmp_path):
+    data = small()
+    maps = data.pictures["test"].maps.clone()
+    maps[maps > 0] = 9
+    data.pictures["test"] = InMemory(data.pictures["test"].images, maps, data.pictures["test"].class_names)
+    with pytest.raises(InputError, match="found no image of a known category in test, expected at least 1"):
+        data.dataset("test")
 
 
 def test_a_control_is_told_nothing_of_what_is_asked_for():

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -72,6 +74,16 @@ def test_a_split_is_scored_by_category_and_by_draw():
     found = scores.compute()
     assert found["category_IoU_std"] == pytest.approx(torch.tensor([1.0, 0.0]).std())
     assert found["swap"] == pytest.approx(0.5)
+
+
+def test_without_anything_asked_for_in_sight_only_what_is_falsely_found_is_scored():
+    asked, scores = batch(), ReferenceScores()
+    found = query_scores(torch.ones_like(asked.valid), asked)
+    scores.update(asked.index[2:], {name: value[2:] for name, value in found.items()})
+    found = scores.compute()
+    assert found.pop("false_area") == 1.0
+    assert {"category_IoU", "mIoU", "swap"} <= found.keys()
+    assert all(math.isnan(value) for value in found.values())
 
 
 def test_nothing_seen_is_no_score():

@@ -99,6 +99,17 @@ def test_grey_and_transparent_tiffs_are_seen_in_colour(tmp_path):
     assert np.array_equal(TiffBands(tmp_path / "four.tif").rows(0, 50).permute(1, 2, 0).numpy(), four[..., :3])
 
 
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_parts_that_are_left_out_are_black(tmp_path, compression):
+    tiles = [np.full((32, 32), value, np.uint8) for value in (10, 20, 30, 40, 60)]
+    parts = iter([*tiles[:4], None, tiles[4]])
+    tifffile.imwrite(tmp_path / "x.tif", parts, shape=(64, 96), dtype=np.uint8, tile=(32, 32), compression=compression)
+    bands = open_bands(tmp_path / "x.tif")
+    assert isinstance(bands, TiffBands)
+    np.testing.assert_array_equal(bands.rows(0, 64)[0].numpy(), tifffile.imread(tmp_path / "x.tif"))
+    assert not bands.rows(32, 64)[:, :, 32:64].any()
+
+
 def gradient():
     rows, columns = np.mgrid[:50, :70]
     return np.stack([columns * 3, rows * 4, rows + columns], axis=-1).astype(np.uint8)
@@ -161,6 +172,15 @@ def test_what_cannot_be_read_is_told_in_one_sentence(tmp_path):
     for window, overlap in ((0, 0.5), (4, 1.0)):
         with pytest.raises(InputError, match="tile and overlap: found"):
             next(map_in_bands(brightness, WholeImage(torch.zeros(3, 4, 4, dtype=torch.uint8)), window, overlap))
+
+
+def test_a_file_that_breaks_off_is_told_in_one_sentence(tmp_path):
+    tifffile.imwrite(tmp_path / "x.tif", picture(), photometric="rgb")
+    bands = open_bands(tmp_path / "x.tif")
+    content = (tmp_path / "x.tif").read_bytes()
+    bands.page.databytecounts = (len(content),)
+    with pytest.raises(InputError, match=rf"x.tif: found \d+ bytes of part 0, expected {len(content)}"):
+        bands.rows(0, 4)
 
 
 @pytest.mark.parametrize("fault", [zlib.error("Error -3"), ValueError("no strip"), RuntimeError("LzwError")])

@@ -103,6 +103,20 @@ def test_a_setting_that_diverges_is_not_the_best(tmp_path, monkeypatch, lost):
         run_claim(Toy, toy_claim(tuning={"recipe.lr": (0.01,)}), setup(tmp_path / "other"))
 
 
+def test_a_seed_that_diverges_leaves_the_claim_undecided(tmp_path, monkeypatch):
+    def measure(job):
+        lost = job.split == "test" and job.seed == 1 and job.model.get("bias") is False
+        return Outcome({} if lost else {"error": 1.0}, {}, 0.1, 1, 1)
+
+    run_here(monkeypatch, measure)
+    record = run_claim(Toy, toy_claim(), setup(tmp_path))
+    assert record["arms"]["none"]["metrics"]["error"] == [1.0, None, 1.0]
+    values = record["criteria"][0]["values"]
+    assert [math.isnan(value) for value in values] == [False, True, False]
+    again = run_claim(Toy, toy_claim(), setup(tmp_path))
+    assert again["verdict"] == record["verdict"] != "holds"
+
+
 def test_what_sets_an_arm_apart_survives_the_tuning(tmp_path, ran):
     run_claim(Toy, toy_claim(), setup(tmp_path))
     final = [job for job in ran if job.split == "test"]

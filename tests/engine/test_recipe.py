@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ommatid.engine.recipe import Phase, Recipe, build_optimizer, build_schedule
+from ommatid.engine.recipe import Phase, Recipe, build_optimizer, build_schedule, expected_updates
 from ommatid.errors import InputError
 
 
@@ -193,3 +193,31 @@ def test_weights_without_gradient_do_not_move():
     before = line.weight.clone()
     build_optimizer(Phase([line], Recipe("adamw", weight_decay=0.5))).step()
     assert torch.equal(line.weight, before)
+
+
+@pytest.mark.parametrize(
+    ("batches", "steps", "expected"),
+    [
+        (100, math.inf, (100, [100, 70])),
+        # 30 steps of one phase, then 70 of both.
+        (math.inf, 100, (65, [65, 35])),
+        (100, 100, (65, [65, 35])),
+        (40, 100, (40, [40, 28])),
+        # By steps the first 30 % would end after 30 batches, by batches after 15, and so they do.
+        (50, 100, (50, [50, 35])),
+        # The other way round: 30 % of the steps are done long before 30 % of the batches.
+        (1000, 100, (65, [65, 35])),
+        # Steps lag behind at first and overtake.
+        (70, 100, (60.5, [60.5, 39.5])),
+    ],
+)
+def test_a_training_ends_where_the_first_limit_is(batches, steps, expected):
+    phases = [Phase([], Recipe()), Phase([], Recipe(), updates=0, later={0.3: 1.0})]
+    found = expected_updates(phases, float(batches), float(steps))
+    assert (found[0], *found[1]) == pytest.approx((expected[0], *expected[1]))
+
+
+def test_phases_that_act_now_and_then_are_counted_by_their_rate():
+    phases = [Phase([], Recipe(), updates=3), Phase([], Recipe(), every=2, later={0.5: 0.5})]
+    assert expected_updates(phases, 8.0, math.inf) == (8.0, [24.0, 6.0])
+    assert expected_updates([], math.inf, math.inf)[0] == math.inf

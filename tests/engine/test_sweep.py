@@ -172,17 +172,63 @@ def test_what_a_training_leaves_beside_the_data_changes_nothing(tmp_path, made_u
 
 
 def test_other_code_is_measured_anew(tmp_path, made_up, monkeypatch):
-    for name in ("a.py", "field/b.py", "engine/sweep.py"):
+    for name in ("errors.py", "field/b.py", "other/c.py", "engine/sweep.py"):
         (tmp_path / "package" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "package" / name).write_text("one = 1")
     monkeypatch.setattr(sweep, "__file__", str(tmp_path / "package/engine/sweep.py"))
-    monkeypatch.setattr(sweep, "_code_print", sweep._code_print.__wrapped__)
-    assert kept([job()], tmp_path / "out") == [False]
-    os.utime(tmp_path / "package/a.py", ns=(1, 1))
-    assert kept([job()], tmp_path / "out") == [True]
-    (tmp_path / "package/field/b.py").write_text("one = 2")
-    assert kept([job()], tmp_path / "out") == [None]
-    assert kept([job()], tmp_path / "out") == [True]
+    jobs = [Job("package.field.b:Toy")]
+    assert kept(jobs, tmp_path / "out") == [False]
+    os.utime(tmp_path / "package/errors.py", ns=(1, 1))
+    assert kept(jobs, tmp_path / "out") == [True]
+    for name in ("errors.py", "field/b.py", "engine/sweep.py"):
+        (tmp_path / "package" / name).write_text("one = 2")
+        assert kept(jobs, tmp_path / "out") == [None]
+        assert kept(jobs, tmp_path / "out") == [True]
+    # Fields never import each other.
+    (tmp_path / "package/other/c.py").write_text("one = 2")
+    assert kept(jobs, tmp_path / "out") == [True]
+
+
+def test_somebody_s_own_method_is_measured_anew_when_it_changes(tmp_path, made_up, monkeypatch):
+    (tmp_path / "mine.py").write_text("class Mine: pass")
+    monkeypatch.syspath_prepend(tmp_path)
+    jobs = [Job("mine:Mine")]
+    assert kept(jobs, tmp_path / "out") == [False]
+    assert kept(jobs, tmp_path / "out") == [True]
+    (tmp_path / "mine.py").write_text("class Mine: changed = True")
+    assert kept(jobs, tmp_path / "out") == [None]
+
+
+def test_code_that_changes_meanwhile_ends_the_sweep(tmp_path, monkeypatch):
+    """Later trainings would be of other code than what is kept of them says."""
+    (tmp_path / "mine.py").write_text("class Mine: pass")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def change(job):
+        (tmp_path / "mine.py").write_text("class Mine: changed = True")
+        return Outcome({"error": 1.0}, {}, 0.1, 1, 1)
+
+    run_here(monkeypatch, change)
+    sys.modules.pop("mine", None)
+    with pytest.raises(InputError, match="mine:Mine: found that its code has changed since the trainings began"):
+        kept([Job("mine:Mine")], tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*.json"))
+
+
+def test_weights_that_a_method_begins_with_are_measured_anew(tmp_path, made_up):
+    weights = tmp_path / "teacher.safetensors"
+    weights.write_text("one")
+    jobs = [Job(TARGET, {"teacher_weights": str(weights), "organ_folder": str(tmp_path)})]
+    assert kept(jobs, tmp_path / "out") == [False]
+    assert kept(jobs, tmp_path / "out") == [True]
+    weights.write_text("another")
+    assert kept(jobs, tmp_path / "out") == [None]
+
+
+def test_an_infinite_measurement_is_the_same_fresh_and_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("ommatid.engine.fit.evaluate", lambda *_: {"error": float("inf"), "other": 1.0})
+    outcome = run_job(job())
+    assert repr(outcome.metrics) == "{'error': nan, 'other': 1.0}"
 
 
 def test_a_result_without_a_fingerprint_is_measured_anew(tmp_path, made_up):

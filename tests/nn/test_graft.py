@@ -195,6 +195,15 @@ def test_the_layout_is_told_from_the_sides_of_the_image(size, channels, last):
     assert made["layer"].dim == channels
 
 
+@pytest.mark.parametrize(("stage", "sides", "dim"), [(0, 16, 96), (2, 4, 384), (3, 2, 768)])
+def test_an_example_may_have_its_channels_last(stage, sides, dim):
+    net = timm.create_model("swin_tiny_patch4_window7_224", num_classes=3, img_size=64, window_size=2).eval()
+    inputs = net.layers[stage - 1].blocks[-1].norm1.normalized_shape[0] if stage else 96
+    sides *= 2 if stage else 1
+    made = graft(net.layers[stage], Scale, at="blocks.0", example=torch.randn(1, sides, sides, inputs))
+    assert made["blocks.0"].dim == dim
+
+
 def test_a_layout_that_the_example_leaves_open_is_refused():
     told = r"at: layer reads \(1, 8, 8, 8\), which may be .* expected an example of another size"
     with pytest.raises(InputError, match=told):

@@ -52,6 +52,12 @@ def test_pairs_of_one_kind_give_no_numbers():
     assert all(math.isnan(value) for value in found.values())
 
 
+def test_embeddings_that_diverged_give_no_numbers():
+    found = verification_scores(EMBEDDINGS.clone().fill_(float("nan")), LABELS)
+    assert found.keys() == {"TAR@FAR=1e-2", "auc"}
+    assert all(math.isnan(value) for value in found.values())
+
+
 def test_of_many_images_whole_identities_are_compared(monkeypatch):
     monkeypatch.setattr(face_scores, "MOST_IMAGES", 20)
     scores, same = compared(EMBEDDINGS, LABELS)

@@ -235,9 +235,14 @@ def test_a_missing_folder_is_refused(tmp_path):
 
 
 def test_a_damaged_result_is_refused_by_name(run):
-    (run / "result.json").write_text("{")
-    with pytest.raises(InputError, match=r"result\.json: not readable as JSON"):
-        write_report(run)
+    for content, reason in (
+        ("{", "not readable as JSON"),
+        ("{}", "not the result of a run"),
+        ("[]", "not the result of"),
+    ):
+        (run / "result.json").write_text(content)
+        with pytest.raises(InputError, match=rf"result\.json: {reason}"):
+            write_report(run)
 
 
 def test_a_comparison_page_shows_all_methods_and_baselines(tmp_path):

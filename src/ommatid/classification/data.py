@@ -63,6 +63,8 @@ class ImageData(LabelledData):
         val_fraction: part of the training images that is held out for validation where the data set has no such split.
     """
 
+    dividing = ("seed", "val_fraction")
+
     def __init__(
         self,
         root: str | None = None,

@@ -85,9 +85,13 @@ def _dispatch(argv: list[str]) -> int:
     if {"-h", "--help"} & set(rest):
         parser.epilog = settings_help(rest, verb.groups, verb.inputs)
     settings, rest = split_settings(rest, verb.groups)
+    inputs: dict[str, str] = {}
+    if verb.inputs:
+        # First, so that no value of theirs is taken for the checkpoint.
+        inputs, rest = free_options(rest, _options(parser))
     arguments, left = parser.parse_known_args(rest)
     if verb.inputs:
-        arguments.inputs, left = free_options(left)
+        arguments.inputs = inputs
     _refuse(left, name, verb, parser)
     for group, values in settings.items():
         setattr(arguments, group, values)

@@ -55,18 +55,18 @@ def _text_arguments(group: str) -> frozenset[str]:
     return frozenset(parameter.name for parameter in known) - others
 
 
-def free_options(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Options of any name, as text, apart from everything else.
+def free_options(words: Sequence[str], known: Sequence[str] = ()) -> tuple[dict[str, str], list[str]]:
+    """Options of any name but the known ones, as text, apart from everything else.
 
     Examples:
-        >>> free_options(["--video", "a.mp4", "--top=3", "rest"])
-        ({'video': 'a.mp4', 'top': '3'}, ['rest'])
+        >>> free_options(["--video", "a.mp4", "--top=3", "rest", "--out", "b.png"], ["--out"])
+        ({'video': 'a.mp4', 'top': '3'}, ['rest', '--out', 'b.png'])
     """
     options: dict[str, str] = {}
     left: list[str] = []
     waiting = iter(words)
     for word in waiting:
-        if not word.startswith("--"):
+        if not word.startswith("--") or word.partition("=")[0] in known:
             left.append(word)
             continue
         name, equals, value = word.removeprefix("--").partition("=")
@@ -102,7 +102,7 @@ def training_settings(arguments: Any) -> dict[str, Any]:
     from ommatid.engine.settings import merge
 
     config = {} if arguments.config is None else read_config(Path(arguments.config))
-    if arguments.seed is not None and (config.get("data") or {}).get("seed") == config.get("seed", 0):
+    if arguments.seed is not None and "seed" in config and (config.get("data") or {}).get("seed") == config["seed"]:
         # Not chosen for the data: it is the training's own, which this one does not have.
         del config["data"]["seed"]
     method = arguments.method or config.get("method")
@@ -149,7 +149,7 @@ def read_config(path: Path) -> dict[str, Any]:
 def settings_help(words: Sequence[str], groups: Sequence[str], inputs: bool) -> str | None:
     """What `--model.x` and `--data.x` can be for the named method, or what `predict` takes for the named checkpoint."""
     if inputs:
-        return _inputs_help([word for word in words if not word.startswith("-")])
+        return _inputs_help([word for word in words if _is_checkpoint(word)])
     if not groups:
         return None
     from ommatid import api
@@ -161,10 +161,14 @@ def settings_help(words: Sequence[str], groups: Sequence[str], inputs: bool) -> 
             alike, _ = api.of_one_contract(catalogue.names(word))
             shared = _constructor_help(api.method_class(alike[0]), [group for group in groups if group != "model"])
             return f"--model.x: an argument of any of {', '.join(alike)}\n{shared}"
-        if Path(word).exists():
+        if _is_checkpoint(word):
             return _constructor_help(type(api.load(word)), groups)
     listed = ", ".join(f"--{group}.x" for group in groups)
     return f"{listed} set constructor arguments; name a method, a field or a run before --help to see them."
+
+
+def _is_checkpoint(word: str) -> bool:
+    return word.endswith(".safetensors") or (Path(word) / "config.yaml").is_file()
 
 
 def _inputs_help(words: Sequence[str]) -> str:

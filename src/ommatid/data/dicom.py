@@ -10,6 +10,8 @@ from ommatid.errors import InputError, MissingDependency
 
 EVEN = 0.02
 """By which share of their distance slices may be out of place."""
+SAME_SPACING = 1e-3
+"""By which share the spacing of pixels may differ between slices; programs round it."""
 BESIDE = 0.1
 """By which share of their distance slices may lie beside their common line."""
 FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
@@ -91,11 +93,18 @@ def _orientation(header: Any) -> np.ndarray:
 def _numbers(header: Any, tag: str, count: int) -> np.ndarray:
     try:
         found = np.atleast_1d(np.array(header[tag].value, float))
-    except (KeyError, TypeError, ValueError):
+    except Exception:  # values are parsed when they are asked for, and the parser stumbles over damage in many ways
         found = np.empty(0)
     if found.shape != (count,) or not np.isfinite(found).all():
         raise InputError(f"{header.filename}: found no {tag} of {count} numbers, expected it of every slice")
     return found
+
+
+def _series(header: Any) -> str:
+    try:
+        return str(header.get("SeriesInstanceUID", ""))
+    except Exception as error:
+        raise InputError(f"{header.filename}: found a damaged SeriesInstanceUID ({error}), expected one") from error
 
 
 def _refuse_others(folder: Path, slices: list[Any]) -> None:
@@ -103,7 +112,9 @@ def _refuse_others(folder: Path, slices: list[Any]) -> None:
     for each in slices:
         for tag, count in needed.items():
             _numbers(each, tag, count)
-    series = {str(each.get("SeriesInstanceUID", "")) for each in slices}
+        if _numbers(each, "PixelSpacing", 2).min() <= 0:
+            raise InputError(f"{each.filename}: found PixelSpacing {each.PixelSpacing}, expected numbers above 0")
+    series = {_series(each) for each in slices}
     if len(series) > 1:
         raise InputError(f"{folder}: found slices of {len(series)} series, expected those of one")
     first = slices[0]
@@ -112,6 +123,12 @@ def _refuse_others(folder: Path, slices: list[Any]) -> None:
             raise InputError(
                 f"{each.filename}: found {each.Columns} x {each.Rows} pixels, expected {first.Columns} x {first.Rows} "
                 f"as {Path(first.filename).name} has"
+            )
+        spacing, usual = _numbers(each, "PixelSpacing", 2), _numbers(first, "PixelSpacing", 2)
+        if abs(spacing / usual - 1).max() > SAME_SPACING:
+            raise InputError(
+                f"{each.filename}: found pixels {spacing[0]:g} x {spacing[1]:g} mm apart, expected "
+                f"{usual[0]:g} x {usual[1]:g} as {Path(first.filename).name} has"
             )
         if abs(_orientation(each) - _orientation(first)).max() > 1e-3:
             raise InputError(
@@ -133,8 +150,16 @@ def _step(folder: Path, slices: list[Any], normal: np.ndarray) -> np.ndarray:
                 f"{Path(slices[place + 1].filename).name}, expected {usual:.4g} mm as between the others"
             )
     step = (places[-1] - places[0]) / (len(places) - 1)
-    beside = np.linalg.norm(places - (places[0] + np.arange(len(places))[:, None] * step), axis=1)
-    if beside.max() > max(BESIDE * usual, 1e-3):
+    allowed, away = max(BESIDE * usual, 1e-3), places - (places[0] + np.arange(len(places))[:, None] * step)
+    # Differences that are small each may add up.
+    early = abs(away @ normal)
+    if early.max() > allowed:
+        raise InputError(
+            f"{slices[int(early.argmax())].filename}: found a slice {early.max():.3g} mm from where slices lie that "
+            f"are {step @ normal:.4g} mm apart, expected even distances"
+        )
+    beside = np.linalg.norm(away - np.outer(away @ normal, normal), axis=1)
+    if beside.max() > allowed:
         raise InputError(
             f"{slices[int(beside.argmax())].filename}: found a slice {beside.max():.3g} mm beside the line from the "
             "first to the last one, expected all on it"
@@ -158,6 +183,15 @@ def _voxels(header: Any) -> np.ndarray:
     if pixels.shape != (header.Rows, header.Columns):
         found, expected = (" x ".join(map(str, each)) for each in (pixels.shape, (header.Rows, header.Columns)))
         raise InputError(f"{header.filename}: found {found} values, expected {expected}, one a pixel")
-    slope, offset = float(header.get("RescaleSlope") or 1), float(header.get("RescaleIntercept") or 0)
+    slope, offset = _rescale(header, "RescaleSlope", 1.0) or 1.0, _rescale(header, "RescaleIntercept", 0.0)
     scaled = pixels.T * slope + offset
     return scaled.astype(np.int32 if slope.is_integer() and offset.is_integer() else np.float32)
+
+
+def _rescale(header: Any, tag: str, otherwise: float) -> float:
+    """What stored values are scaled by; it may be absent or empty."""
+    try:
+        empty = header.get(tag) in (None, "")
+    except Exception:
+        empty = False
+    return otherwise if empty else float(_numbers(header, tag, 1)[0])

@@ -116,7 +116,8 @@ def read_volume(path: str | Path) -> Volume:
 
 def _whole(file: Any, path: Path) -> Any:
     """The file with all its content: checksums of compressed files are compared only where they are read to the end."""
-    if path.suffix != ".gz":
+    # Files in pairs have their voxels elsewhere.
+    if path.suffix != ".gz" or not hasattr(type(file), "from_bytes"):
         return file
     with gzip.open(path) as content:
         return type(file).from_bytes(content.read())
@@ -166,15 +167,17 @@ def oriented(data: np.ndarray, affine: np.ndarray, name: str) -> Volume:
     affine = np.asarray(affine, np.float64)
     axes = _orientation(affine, name)
     data = data.reshape(data.shape[:3])
-    if data.dtype.kind == "f" and not np.isfinite(data).all():
-        count = int((~np.isfinite(data)).sum())
-        raise InputError(f"{name}: found {count} voxels that are no finite numbers, expected none")
     turned = nibabel.apply_orientation(data, axes)
     canonical = affine @ nibabel.orientations.inv_ornt_aff(axes, data.shape)
     whole = data.dtype.kind in "iu"
     if whole:
         _refuse_large(data, name)
-    voxels = torch.from_numpy(np.array(turned, np.int32 if whole else np.float32, order="C"))
+    # What single precision cannot hold is infinite there.
+    with np.errstate(over="ignore"):
+        voxels = torch.from_numpy(np.array(turned, np.int32 if whole else np.float32, order="C"))
+    count = voxels.numel() - int(voxels.isfinite().sum())
+    if count:
+        raise InputError(f"{name}: found {count} voxels that are no finite numbers, expected none")
     grid = Grid(tuple(map(tuple, affine.tolist())), tuple((int(axis), int(sign)) for axis, sign in axes))
     return Volume(voxels, torch.from_numpy(canonical), grid, name)
 
@@ -310,11 +313,11 @@ def _nearest(maps: Num[Tensor, "batch channel *space"], size: tuple[int, ...]) -
     return maps
 
 
-def whole_numbers(volume: Volume, most: int) -> Int[Tensor, "x y z"]:
+def whole_numbers(volume: Volume, most: int, besides: int | None = None) -> Int[Tensor, "x y z"]:
     """The voxels of a label map.
 
     Raises:
-        InputError: one is no whole number, below 0 or above `most`.
+        InputError: one is no whole number, or neither from 0 to `most` nor `besides`.
     """
     voxels = volume.voxels
     if voxels.is_floating_point():
@@ -322,9 +325,13 @@ def whole_numbers(volume: Volume, most: int) -> Int[Tensor, "x y z"]:
         if len(broken):
             raise InputError(f"{volume.name}: found the label {float(broken[0]):g}, expected whole numbers")
         voxels = voxels.int()
-    strange = voxels[(voxels < 0) | (voxels > most)]
+    named = (voxels >= 0) & (voxels <= most)
+    if besides is not None:
+        named |= voxels == besides
+    strange = voxels[~named]
     if len(strange):
-        raise InputError(f"{volume.name}: found the label {int(strange[0])}, expected 0 to {most} as in dataset.json")
+        known = f"0 to {most}" if besides is None else f"0 to {most} or {besides}"
+        raise InputError(f"{volume.name}: found the label {int(strange[0])}, expected {known} as in dataset.json")
     return voxels.long()
 
 

@@ -110,8 +110,7 @@ class VolumeFiles:
                 in `dataset.json`.
         """
         image, told = read_volume(self.images[number]), self.description
-        most = max(len(told.class_names), told.ignored or 0)
-        labels = self._map(image, self.labels[number], most)
+        labels = self._map(image, self.labels[number], len(told.class_names), told.ignored)
         if told.ignored is not None:
             labels = torch.where(labels == told.ignored, UNKNOWN, labels)
         organs = torch.zeros_like(labels)
@@ -149,10 +148,10 @@ class VolumeFiles:
         organs = None if self.organs is None else chosen(self.organs)
         return VolumeFiles(chosen(self.cases), chosen(self.images), chosen(self.labels), organs, self.description)
 
-    def _map(self, image: Volume, path: Path, most: int) -> Int[Tensor, "x y z"]:
+    def _map(self, image: Volume, path: Path, most: int, besides: int | None = None) -> Int[Tensor, "x y z"]:
         found = read_volume(path)
         same_grid(image, found)
-        return whole_numbers(found, most)
+        return whole_numbers(found, most, besides)
 
 
 def open_volumes(root: str | Path, split: str = "train", format: str | None = None, fold: int = 0) -> VolumeFiles:

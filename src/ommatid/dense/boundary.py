@@ -157,11 +157,14 @@ class BoundaryLearner(Segmenter):
     # -- training --
 
     def phases(self) -> dict[str, Phase]:
-        every = self.boundary.adversarial_every
-        apart = not self.boundary.together and bool(self.critics or self.boundary.self_weight)
-        found = {"segmenter": Phase([self.network], self.recipe, updates=every + apart, every=every)}
+        boundary, later = self.boundary, {}
+        if not boundary.together and (self.critics or boundary.self_weight):
+            # Unlabelled images teach from the start on where they are turned.
+            later[0.0 if boundary.self_weight else boundary.adversarial_from] = 1 / boundary.adversarial_every
+        found = {"segmenter": Phase([self.network], self.recipe, later=later)}
         if self.critics:
-            found["critics"] = Phase([self.critics], self.boundary.critic_recipe)
+            critics = {boundary.critics_from: 1.0}
+            found["critics"] = Phase([self.critics], boundary.critic_recipe, updates=0, later=critics)
         return found
 
     def training_step(self, batch: BoundaryBatch, batch_idx: int) -> None:

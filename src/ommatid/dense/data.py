@@ -280,7 +280,7 @@ class Views:
         self.pictures, self.size = pictures, size
         self.labelled = frozenset(pictures.labelled)
         self.transform = mask_transform(augment, size)
-        self.crops = augment == "scale-crop"
+        self.changes, self.crops = augment != "none", augment == "scale-crop"
 
     def of(self, number: int) -> tuple[UInt8[Tensor, "3 size size"], UInt8[Tensor, "size size"]]:
         image = self.pictures.pixels(number)

@@ -223,9 +223,11 @@ def _key(networks: OrganNetworks, data: VolumeData, how: OrganTraining) -> dict[
     """Everything that maps depend on."""
     told = hashlib.blake2b(digest_size=16)
     for sample in data.volumes("train").each():
-        for tensor in (sample.image, sample.organs):
+        # Where patches lie depends on the labels of stations.
+        for tensor in (sample.image, sample.organs, sample.labels):
             told.update(str(tuple(tensor.shape)).encode())
             told.update(tensor.contiguous().numpy().tobytes())
+        told.update(str(tuple(sample.spacing)).encode())
     settings = {"stages": networks.stages, "widths": networks.widths, "in_plane": networks.in_plane}
     settings["mode"] = networks.mode
     seen = {"patch": data.patch, "augment": data.augment, "batch_size": data.batch_size, "data_seed": data.seed}

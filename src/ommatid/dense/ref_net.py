@@ -129,9 +129,9 @@ class RefNet(TransNet):
                 "self_weight": 0.1,
                 "paste": 0.5,
             },
-            "recipe": {"optimizer": "adam", "lr": 4e-3, "betas": [0.9, 0.999], "schedule": "cosine"},
+            "recipe": {"optimizer": "adam", "lr": 1e-3, "betas": [0.9, 0.999], "schedule": "cosine"},
         },
-        "data": {"size": 64, "augment": "turns", "labelled_batch": 12, "batch_size": 12},
+        "data": {"size": 64, "augment": "turns", "labelled_batch": 8, "batch_size": 8},
         "trainer": {"max_epochs": 6},
     }
 
@@ -263,7 +263,8 @@ class RefNet(TransNet):
         logits = network(
             _sized(pixels[None], size).to(self.device),
             torch.cat([_sized(each[None], size) for each in shown])[None].to(self.device),
-            torch.cat([F.interpolate(each[None, None], (size, size), mode="nearest") for each in masks])[None].to(
+            # By area: what is smaller than a pixel is still there.
+            torch.cat([F.interpolate(each[None, None], (size, size), mode="area") for each in masks])[None].to(
                 self.device
             ),
         )
@@ -318,7 +319,7 @@ _BUDGET: dict[str, Any] = {
     "model": _SHARED,
     "data": RefNet.embedded["data"],
     "trainer": RefNet.embedded["trainer"],
-    "tuning": {"recipe.lr": (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)},
+    "tuning": {"recipe.lr": (5e-4, 1e-3, 2e-3)},
     "tuning_metric": "category_IoU",
     "shown": ("category_IoU", "category_mIoU", "swap", "false_area", "mIoU"),
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -204,7 +205,7 @@ class ReferenceData(DataModule):
             for number in numbers
             for query in self._asked(split, number, draw, generator)
         ]
-        if not found:
+        if not any(query.category in self.shown[split][query.image] for query in found):
             raise InputError(f"{self.root}: found no image of a known category in {split}, expected at least 1")
         return Queries(self, self.pictures[split], found)
 
@@ -354,7 +355,7 @@ def reference_sample(views: Views, pool: Views, query: Query, index: int) -> Ref
         image.float() / 255,
         classes.long(),
         torch.stack([each for each, _ in references]).float() / 255,
-        torch.stack([(each == query.of)[None].float() for _, each in references]),
+        torch.stack([each for _, each in references]),
         query,
         index,
     )
@@ -362,13 +363,16 @@ def reference_sample(views: Views, pool: Views, query: Query, index: int) -> Ref
 
 def outlining(
     views: Views, number: int, category: int
-) -> tuple[UInt8[Tensor, "3 height width"], UInt8[Tensor, "height width"]]:
-    """A view of a reference that still shows its category: a crop may have lost it."""
-    for _ in range(MOST_CROPS):
+) -> tuple[UInt8[Tensor, "3 size size"], Float[Tensor, "1 size size"]]:
+    """A view of a reference that still shows its category, and where: a crop may have lost it."""
+    for _ in range(MOST_CROPS if views.changes else 1):
         image, classes = views.of(number)
         if (classes == category).any():
-            return image, classes
-    return views.plain().of(number)
+            return image, (classes == category)[None].float()
+    # By area: an object that is smaller than a pixel is still there.
+    outline = (views.pictures.label_map(number) == category)[None, None].float()
+    image, _ = views.plain().of(number)
+    return image, F.interpolate(outline, image.shape[1:], mode="area")[0]
 
 
 def shown_categories(pictures: Pictures) -> list[tuple[int, ...]]:

@@ -1,5 +1,6 @@
 """The contract of references: an image and an outlined object in, all objects of that kind in the image out."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -66,7 +67,10 @@ class ReferenceScores(SampleScores):
         category, present, draw, swap, area = values[:, 4:].double().unbind(dim=1)
         asked = present > 0
         found = {name: float(value) for name, value in segmentation_scores(matrices[asked].sum(dim=0)).items()}
-        overall = by_category(matrices[asked], category[asked])
+        if asked.any():
+            overall = by_category(matrices[asked], category[asked])
+        else:
+            found, overall = dict.fromkeys(found, math.nan), {"IoU": math.nan, "mIoU": math.nan}
         found |= {"category_IoU": overall["IoU"], "category_mIoU": overall["mIoU"]}
         found |= {"swap": float(swap.nanmean()), "false_area": float(area.nanmean())}
         draws = draw[asked].unique()

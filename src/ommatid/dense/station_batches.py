@@ -53,6 +53,11 @@ class StageSampler(Sampler[list[Drawn]]):
         # The trainer is known later than the sampler.
         return max(self.sizes[FINAL] // (self.data.batch_size * self.data.processes()[0]), 1)
 
+    def _taken(self) -> int:
+        """Updates of an epoch; a trainer may take fewer than there are."""
+        trainer = self.data.trainer
+        return len(self) if trainer is None else min(int(trainer.num_training_batches), len(self))
+
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
@@ -64,7 +69,7 @@ class StageSampler(Sampler[list[Drawn]]):
         drawn = iter(inner)
         for step in range(len(self)):
             of_all = [next(drawn) for _ in range(inner.batch)]
-            read = self.streams(self.epoch * len(self) + step)
+            read = self.streams(self.epoch * self._taken() + step)
             yield [each for each in of_all if each.stream in read]
 
 

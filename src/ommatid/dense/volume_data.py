@@ -47,6 +47,8 @@ class VolumeData(DataModule):
         anchors: names of the organs that are found first; those that the data name where None.
     """
 
+    dividing = ("seed", "fold")
+
     def __init__(
         self,
         root: str | None = None,

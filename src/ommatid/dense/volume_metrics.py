@@ -97,8 +97,7 @@ def _monai() -> tuple[Any, Any]:
 class VolumeScores(SampleScores):
     """Mean over the cases that have a score of a class, then over the classes that have it in any case.
 
-    `missed` is the share of cases in which a class is predicted or there, but not both. A score that no case has is
-    left out.
+    NaN where none has it. `missed` is the share of cases in which a class is predicted or there, but not both.
 
     Examples:
         >>> scores, nothing = VolumeScores(), float("nan")
@@ -131,5 +130,4 @@ class VolumeScores(SampleScores):
         return dict(zip(self.metrics, means.float(), strict=True))
 
     def compute(self) -> dict[str, float]:
-        means = {name: each.double().nanmean() for name, each in self.by_class().items()}
-        return {name: float(value) for name, value in means.items() if not value.isnan()}
+        return {name: float(each.double().nanmean()) for name, each in self.by_class().items()}

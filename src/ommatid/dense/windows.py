@@ -87,9 +87,7 @@ class TiffBands:
         tall = page.tilelength if page.is_tiled else page.rowsperstrip
         for row in range(top // tall, -(-bottom // tall)):
             for place in range(row * across, (row + 1) * across):
-                self.file.filehandle.seek(page.dataoffsets[place])
-                encoded = self.file.filehandle.read(page.databytecounts[place])
-                part, (_, _, y, x, _), _ = self._decoded(encoded, place)
+                part, (_, _, y, x, _), _ = self._decoded(self._stored(place), place)
                 part = part[0] if part is not None else np.zeros((tall, 1, found.shape[2]), np.uint8)
                 first, last = max(y, top), min(y + len(part), bottom)
                 wide = min(part.shape[1], self.width - x)
@@ -99,7 +97,19 @@ class TiffBands:
         colours = found[..., :3] if found.shape[2] > 1 else np.repeat(found, 3, axis=2)
         return torch.from_numpy(np.ascontiguousarray(colours.transpose(2, 0, 1)))
 
-    def _decoded(self, encoded: bytes, place: int) -> Any:
+    def _stored(self, place: int) -> bytes | None:
+        """One part as it is in the file, None where it is left out."""
+        count = int(self.page.databytecounts[place])
+        if not count:
+            return None
+        self.file.filehandle.seek(self.page.dataoffsets[place])
+        found = self.file.filehandle.read(count)
+        # Decoders of JPEG fill up what is missing.
+        if len(found) < count:
+            raise InputError(f"{self.path}: found {len(found)} bytes of part {place}, expected {count}")
+        return found
+
+    def _decoded(self, encoded: bytes | None, place: int) -> Any:
         """Pixels of one part, None where it is empty; where it lies, and its shape."""
         try:
             return self.page.decode(encoded, place, jpegtables=self.page.jpegtables)

@@ -25,6 +25,8 @@ class DataModule(LightningDataModule):
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
     compared: ClassVar[dict[str, dict[str, Any]]] = {}
     """Settings (`data`, `trainer`) that all methods share where they are compared on embedded data."""
+    dividing: ClassVar[tuple[str, ...]] = ("seed",)
+    """Arguments that say which samples of a folder are trained on and which are tested."""
 
     def __init__(self, batch_size: int = 32, workers: int = 0, seed: int = 0) -> None:
         super().__init__()

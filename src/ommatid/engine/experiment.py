@@ -139,7 +139,12 @@ def _check_measured(claim: Claim, needed: set[str], outcome: Outcome) -> None:
 
 def _effect(claim: Claim, position: int, table: Mapping[str, Sequence[Outcome]]) -> Effect:
     criterion = claim.criteria[position]
-    by_seed = [dict(zip(table, map(_all, outcomes), strict=True)) for outcomes in zip(*table.values(), strict=True)]
+    # What a training that diverged did not measure is no number.
+    unmeasured = {arm: dict.fromkeys(_compared(claim, arm), math.nan) for arm in table}
+    by_seed = [
+        {arm: unmeasured[arm] | _all(outcome) for arm, outcome in zip(table, outcomes, strict=True)}
+        for outcomes in zip(*table.values(), strict=True)
+    ]
     return measure_effect(criterion, [criterion.effect(claim.method_arm, arms) for arms in by_seed])
 
 

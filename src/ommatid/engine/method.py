@@ -17,7 +17,7 @@ from ommatid.engine.batch import Batch
 from ommatid.engine.checkpoint import Checkpoint, read_checkpoint, read_foreign, write_checkpoint
 from ommatid.engine.data import DataModule
 from ommatid.engine.progress import share_done
-from ommatid.engine.recipe import ENDLESS, Phase, Recipe, build_optimizer, build_schedule
+from ommatid.engine.recipe import ENDLESS, Phase, Recipe, build_optimizer, build_schedule, expected_updates
 from ommatid.engine.scores import SampleScores
 from ommatid.engine.settings import build, constructor_arguments, merge, to_plain
 from ommatid.errors import CheckpointError, InputError
@@ -158,35 +158,43 @@ class Method(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizers, schedules = [], []
-        for phase in self.phases().values():
+        phases = list(self.phases().values())
+        for place, phase in enumerate(phases):
             optimizer = build_optimizer(phase)
-            schedule = build_schedule(optimizer, phase.recipe, self._schedule_length(phase))
+            schedule = build_schedule(optimizer, phase.recipe, self._schedule_length(phases, place))
             optimizers.append(optimizer)
             schedules.append({"scheduler": schedule, "interval": phase.recipe.per})
         return optimizers, schedules
 
-    def _schedule_length(self, phase: Phase) -> int:
-        trainer, recipe = self.trainer, phase.recipe
-        if recipe.per == "epoch" and (trainer.max_epochs or 0) > 0:
-            return int(trainer.max_epochs or 0)
-        if recipe.per == "step" and phase.total is not None:
-            return phase.total
-        steps = trainer.estimated_stepping_batches
-        if steps == float("inf"):
+    def _schedule_length(self, phases: Sequence[Phase], place: int) -> int:
+        recipe, total = phases[place].recipe, phases[place].total
+        if recipe.per == "step" and total is not None:
+            return total
+        epochs, updates = self._expected_length(phases, place)
+        if math.isinf(epochs):
             if recipe.schedule in ENDLESS:
                 return 1
             raise InputError(
                 f"recipe: schedule {recipe.schedule!r} needs to know when training ends, "
                 "expected trainer.max_steps or trainer.max_epochs above 0"
             )
-        if self.several_optimizers and steps == trainer.max_steps:
-            # Lightning counts the updates of all optimisers.
-            steps = steps / sum(each.updates / each.every for each in self.phases().values())
-        if recipe.per == "epoch":
-            # Without a number of epochs Lightning has not counted the batches yet.
-            trainer.fit_loop.setup_data()
-            return math.ceil(steps / math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches))
-        return round(steps * phase.updates / phase.every)
+        # Sums of shares may lie a rounding error above a whole number.
+        return math.ceil(round(epochs, 6)) if recipe.per == "epoch" else round(updates)
+
+    def _expected_length(self, phases: Sequence[Phase], place: int) -> tuple[float, float]:
+        """Epochs of the training, and updates of one phase in it; infinite where nothing says when it ends."""
+        trainer = self.trainer
+        # Without a number of epochs Lightning has not counted the batches yet.
+        trainer.fit_loop.setup_data()
+        of_epoch = max(trainer.num_training_batches, 1)
+        if not self.several_optimizers:
+            updates = float(trainer.estimated_stepping_batches)
+            return updates / math.ceil(of_epoch / trainer.accumulate_grad_batches), updates
+        epochs, steps = trainer.max_epochs or 0, trainer.max_steps
+        batches, counts = expected_updates(
+            phases, float(epochs * of_epoch) if epochs > 0 else math.inf, float(steps) if steps > 0 else math.inf
+        )
+        return batches / of_epoch, counts[place]
 
     def refuse_short(self, name: str, batches: int, updates: int, otherwise: str) -> None:
         """Refuse a training that ends before its first stage does, of so many batches and updates of all optimisers.

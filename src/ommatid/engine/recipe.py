@@ -1,9 +1,10 @@
 """How a method is trained: optimiser and schedule as data, built by timm and torch."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
+from itertools import pairwise
 from typing import Any, Literal, get_args
 
 from torch import nn
@@ -78,6 +79,7 @@ class Phase:
         recipe: optimiser and schedule.
         updates: updates in one training step (a critic may take five to the generator's one).
         every: the phase acts in every n-th training step.
+        later: share of the training -> updates a step that come in addition from then on.
         total: updates in the whole run, for the schedule; None where the run's length says it.
     """
 
@@ -86,12 +88,45 @@ class Phase:
     updates: int = 1
     every: int = 1
     total: int | None = None
+    later: Mapping[float, float] = field(default_factory=dict)
+
+    def rate(self, share: float) -> float:
+        """Updates a training step when so much of the training is done."""
+        return self.updates / self.every + sum(more for begin, more in self.later.items() if begin <= share)
 
     def named_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
         prefix = len(self.modules) > 1
         for position, module in enumerate(self.modules):
             for name, parameter in module.named_parameters():
                 yield (f"{position}.{name}" if prefix else name), parameter
+
+
+def expected_updates(phases: Sequence[Phase], batches: float, steps: float) -> tuple[float, list[float]]:
+    """How long a training is that ends after so many batches, or so many updates of all phases together.
+
+    Args:
+        batches, steps: infinite for no such end.
+
+    Returns:
+        Its batches, and the updates of every phase.
+
+    Examples:
+        >>> critic = Phase([], Recipe(), updates=0, later={0.5: 1.0})
+        >>> expected_updates([Phase([], Recipe()), critic], 10.0, float("inf"))
+        (10.0, [10.0, 5.0])
+    """
+    done, counts = 0.0, [0.0] * len(phases)
+    begins = sorted({0.0, *(begin for phase in phases for begin in phase.later if begin < 1)})
+    for begin, end in pairwise([*begins, 1.0]):
+        rates = [phase.rate(begin) for phase in phases]
+        left = [end * batches - done]
+        if sum(rates):
+            left.append((end * steps - sum(counts)) / sum(rates))
+        # One of the two limits may already lie further on.
+        piece = max(min(left), 0.0)
+        done += piece
+        counts = [count + rate * piece for count, rate in zip(counts, rates, strict=True)]
+    return done, counts
 
 
 def build_optimizer(phase: Phase) -> Optimizer:

@@ -4,7 +4,9 @@ import hashlib
 import importlib
 import json
 import logging
+import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -20,8 +22,10 @@ from ommatid.engine.settings import json_text
 from ommatid.errors import InputError, MissingDependency, OmmatidError
 from ommatid.files import write_aside
 
-DERIVED = {"cache", "organ-maps", "tokens"}
+DERIVED = {"cache", "organ-maps", "organ_folder", "tokens"}
 """Settings and folders of what methods make of the data and keep beside them; each has a manifest of its own."""
+SHARED_CODE = ("__init__.py", "data", "engine", "errors.py", "files.py", "losses", "nn", "torchvision_guard.py")
+"""What of this package trainings of all fields are made of."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,12 @@ def run_job(job: Job, place: int = 0) -> Outcome:
     metrics = evaluate(method, data, job.split, _devices(trainer))
     read_outs, size = method.read_outs(data), len(data.dataset(job.split))  # type: ignore[arg-type]
     examples = method.examples(data, job.split, spread(size, job.shown))
-    return Outcome(metrics, read_outs, seconds, max(int(peak), 0), method.parameter_count(), examples)
+    return Outcome(_finite(metrics), _finite(read_outs), seconds, max(int(peak), 0), method.parameter_count(), examples)
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float]:
+    """As they come back from a file, which has neither NaN nor infinity: a verdict must not depend on that."""
+    return {name: value if math.isfinite(value) else math.nan for name, value in values.items()}
 
 
 def spread(size: int, count: int) -> list[int]:
@@ -125,7 +134,7 @@ def run_jobs(
 ) -> dict[str, Outcome]:
     """Run every job whose result is not in `folder` yet; results are kept one file a job as they come.
 
-    A result that is there, but was measured on other files or with other code of this package, is measured anew.
+    A result that is there, but was measured on other files or with other code of the method, is measured anew.
 
     Args:
         processes: local processes side by side.
@@ -134,6 +143,9 @@ def run_jobs(
 
     Returns:
         Job key -> outcome.
+
+    Raises:
+        InputError: the code is not that any more with which the sweep began.
     """
     jobs = list({job.key: job for job in jobs}.values())
     prints = _fingerprints(jobs, folder)
@@ -151,6 +163,11 @@ def run_jobs(
             outdated.add(job.key)
     execute = _on_cluster(waiting, cluster) if cluster else _in_processes(waiting, processes)
     for job, outcome in execute:
+        if _code_print(job.method) != prints[job.key].partition("-")[0]:
+            raise InputError(
+                f"{job.method}: found that its code has changed since the trainings began, expected the same code for "
+                "all of them: run it again"
+            )
         _keep(folder / f"{job.key}.json", job, prints[job.key], outcome)
         outcomes[job.key] = outcome
         if on_done:
@@ -176,14 +193,16 @@ def _in_processes(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Ou
     if not jobs:
         return
     # A fresh process for every job: its peak memory is its own, and no state leaks from one arm into the next.
-    context = fresh_processes(sorted({job.method.partition(":")[0] for job in jobs}))
+    engine = ("ommatid.engine.fit", "ommatid.engine.sweep")
+    # All that is imported at the start is of one state of the files.
+    context = fresh_processes([*engine, *sorted({job.method.partition(":")[0] for job in jobs})])
     with ProcessPoolExecutor(processes, mp_context=context, max_tasks_per_child=1) as pool:
         futures = {pool.submit(_single_threaded, job, place): job for place, job in enumerate(jobs)}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
             raise
 
 
@@ -228,9 +247,9 @@ def _on_cluster(jobs: Sequence[Job], address: str) -> Iterator[tuple[Job, Outcom
 
 
 def _fingerprints(jobs: Sequence[Job], results: Path) -> dict[str, str]:
-    """Job key -> what its result comes of besides its settings: the package's source, and the files that it reads."""
-    files = cache(lambda path: _files_print(path, results.resolve()))
-    return {job.key: "-".join([_code_print(), *map(files, _paths(job.data))]) for job in jobs}
+    """Job key -> what its result comes of besides its settings: the method's source, and the files that it reads."""
+    code, files = cache(_code_print), cache(lambda path: _files_print(path, results.resolve()))
+    return {job.key: "-".join([code(job.method), *map(files, [*_paths(job.data), *_paths(job.model)])]) for job in jobs}
 
 
 def _paths(settings: Mapping[str, Any]) -> list[Path]:
@@ -238,11 +257,18 @@ def _paths(settings: Mapping[str, Any]) -> list[Path]:
     return [path for name in sorted(named) if name not in DERIVED and (path := Path(named[name])).exists()]
 
 
-@cache
-def _code_print() -> str:
-    package = Path(__file__).parents[1]
-    sources = {path.relative_to(package).as_posix(): path for path in package.rglob("*.py")}
-    return _short(f"{name} {hashlib.sha256(sources[name].read_bytes()).hexdigest()}" for name in sorted(sources))
+def _code_print(method: str) -> str:
+    """Of the files that a method's training is made of: those of its field, and what all fields share."""
+    package, module = Path(__file__).parents[1], method.partition(":")[0]
+    name, _, inner = module.partition(".")
+    places = [package / each for each in SHARED_CODE]
+    if name == package.name:
+        places.append(package / inner.partition(".")[0])
+    elif (file := getattr(locate(method), "__module__", None)) and (origin := sys.modules[file].__file__):
+        # Somebody's own method.
+        places.append(Path(origin))
+    sources = [path for place in places for path in ([place] if place.is_file() else sorted(place.rglob("*.py")))]
+    return _short(f"{path} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in sources)
 
 
 def _files_print(root: Path, results: Path) -> str:
@@ -326,7 +352,5 @@ def _peak_bytes() -> int:
         import resource
     except ImportError:
         return 0  # Windows has no such module.
-    import sys
-
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

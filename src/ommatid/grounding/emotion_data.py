@@ -76,6 +76,8 @@ class EmotionData(DataModule):
         world_seed, train_clips, test_clips: of the embedded world.
     """
 
+    dividing = ("seed", "held_out")
+
     def __init__(
         self,
         root: str | None = None,

@@ -244,7 +244,7 @@ def _sites(model: nn.Module, layers: dict[str, nn.Module], example: Tensor) -> d
             raise InputError(told) from error
         shapes = {name: (_shape(inputs.get(name)), _shape(outputs.get(name))) for name in layers}
     # Sides of maps are to each other as those of the images; where the model reads none, they are mostly alike.
-    height, width = example.shape[-2:] if example.ndim >= 4 else (1, 1)
+    height, width = _sides(example)
     sites = {}
     for name, (read, given) in shapes.items():
         if read is None or given is None:
@@ -252,6 +252,15 @@ def _sites(model: nn.Module, layers: dict[str, nn.Module], example: Tensor) -> d
         prefix = int(getattr(model, "num_prefix_tokens", 0))
         sites[name] = Site(layers[name], read, given, _layout(layers[name], read, given, height / width, name), prefix)
     return sites
+
+
+def _sides(example: Tensor) -> tuple[int, int]:
+    """Height and width of what a model reads; alike where it reads no images or maps."""
+    if example.ndim < 4:
+        return 1, 1
+    if example.ndim == 4 and example.shape[1] == example.shape[2] != example.shape[3]:
+        return example.shape[1], example.shape[2]
+    return example.shape[-2], example.shape[-1]
 
 
 def _run(model: nn.Module, example: Tensor) -> None:

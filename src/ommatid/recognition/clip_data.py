@@ -37,6 +37,8 @@ class ClipData(LabelledData):
         world: settings of `MotionWorld`.
     """
 
+    dividing = ("seed", "fold")
+
     def __init__(
         self,
         root: str | None = None,

@@ -43,6 +43,8 @@ class FaceData(DataModule):
         world: settings of `FaceWorld`.
     """
 
+    dividing = ("seed", "held_out")
+
     def __init__(
         self,
         root: str | None = None,

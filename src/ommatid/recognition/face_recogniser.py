@@ -80,7 +80,7 @@ class FaceRecogniser(Method):
         embeddings = torch.cat([self.embed(batch.images) for batch in batches])
         labels = torch.cat([batch.labels for batch in batches])
         scores, same = compared(embeddings, labels, data.sets["val"].listed)
-        if 0 < int(same.sum()) < len(same):
+        if 0 < int(same.sum()) < len(same) and bool(scores.isfinite().all()):
             curve = roc(scores, same, every_point=True)
             # The first point accepts nobody, from an infinite threshold on.
             nearest = 1 + int((curve.far[1:] - FAR).abs().argmin())

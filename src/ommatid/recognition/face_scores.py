@@ -59,7 +59,7 @@ def verification_scores(
 
     Returns:
         What the pairs are enough for: no rate at 1e-3 with fewer than `FEWEST_STRANGERS` pairs of strangers, and no
-        numbers at all (NaN) where all pairs are of one kind.
+        numbers at all (NaN) where all pairs are of one kind, or embeddings are no finite numbers.
 
     Examples:
         >>> embeddings = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
@@ -72,6 +72,8 @@ def verification_scores(
     rates = {"TAR@FAR=1e-2": 1e-2}
     if int((~same).sum()) >= FEWEST_STRANGERS:
         rates["TAR@FAR=1e-3"] = 1e-3
+    if not bool(scores.isfinite().all()):
+        return dict.fromkeys([*rates, "auc"], float("nan"))
     found = tar_at_far(scores, same, list(rates.values()), every_point=True)
     measured = {name: float(value) for name, value in zip(rates, found, strict=True)}
     measured["auc"] = float(auc(scores, same))

@@ -13,6 +13,8 @@ from ommatid.report.tables import Grid, claim_grid, comparison_grids, effect_gri
 
 PICTURES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 CURVES = "curves.png"
+RECORD = {"claim", "statement", "source", "verdict", "criteria", "seeds", "arms", "tuning_seeds"}
+"""Entries without which a file is not the record of a claim."""
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2125; --soft: #59636e; --paper: #ffffff; --panel: #f5f7f9; --line: #d5dbe1;
@@ -221,6 +223,8 @@ def _run_page(folder: Path) -> Page:
     )
     page.section("Test metrics")
     result = read_json(folder / "result.json", "what ommatid wrote", missing=None)
+    if result is not None and not (isinstance(result, dict) and {"test", "baselines", "data"} <= result.keys()):
+        raise InputError(f"{folder / 'result.json'}: not the result of a run, expected what 'ommatid train' writes")
     if result is None:
         page.text("There is no result.json: the run has not finished. 'ommatid train --resume' goes on with it.")
     else:
@@ -288,7 +292,7 @@ def _read_claims(folder: Path) -> list[dict[str, Any]]:
     records = []
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
         record = read_json(path, "what ommatid wrote", missing=None)
-        if not isinstance(record, dict) or not {"claim", "statement", "verdict", "criteria", "arms"} <= record.keys():
+        if not isinstance(record, dict) or not record.keys() >= RECORD:
             raise InputError(f"{path}: not the result of a claim, expected what 'ommatid claim' writes")
         records.append(record)
     return records

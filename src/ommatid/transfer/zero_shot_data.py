@@ -64,6 +64,8 @@ class ZeroShotData(LabelledData):
         world: settings of `AttributeWorld`.
     """
 
+    dividing = ("seed", "val_fraction")
+
     def __init__(
         self,
         root: str | None = None,

@@ -249,8 +249,8 @@ def test_a_run_s_own_folder_is_divided_as_it_was_trained_on(runs, tmp_path):
     moved = runs["cmi"].method.save(tmp_path / "moved.safetensors")
     assert api.data_settings(moved, kind, {"root": "other"}) == {"root": "other"}
     run.write_config({**config, "seed": 3, "data": {"root": str(tmp_path / "mine"), "fold": 3, "augment": "affine"}})
-    moved = api.data_settings(run.path, api.method_class("deepstationing"), {"root": "other"})
-    assert moved == {"root": "other", "seed": 3, "fold": 3}
+    folded = api.data_settings(run.path, api.method_class("deepstationing"), {"root": "other"})
+    assert folded == {"root": "other", "seed": 3, "fold": 3}
     with pytest.raises(InputError, match="root is an empty text"):
         api.data_settings(moved, kind, {"root": ""})
 

@@ -665,7 +665,7 @@ def test_comparison_as_json_and_as_a_page(ask, ask_json, made_up, tmp_path, monk
     assert code == 0
     assert told.splitlines() == ["cmi: seed 0: kept from before", "cmi: seed 1: kept from before"]
     assert len(made_up) == count
-    monkeypatch.setattr(sweep, "_code_print", lambda: "other code")
+    monkeypatch.setattr(sweep, "_code_print", lambda method: f"other code of {method}")
     told = ask("compare", "transfer", "--methods", "cmi", "--trainer.max_epochs", 1)[2]
     assert told == "cmi: seed 0: 1.0 s, anew, as data or code have changed\n"
     assert "cmi" in out

@@ -1,6 +1,7 @@
 """Volumes come in a fixed order with everything that is known of them, in parts to train with and whole to score."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -187,7 +188,9 @@ def test_the_usual_class_is_the_most_frequent_one():
 def test_baselines_are_scores_of_fixed_maps():
     pytest.importorskip("monai")
     data = small(world={**WORLD, "train": 1})
-    assert data.baselines("test")["all background"] == {"Dice": 0.0, "missed": 1.0}
+    nothing = data.baselines("test")["all background"]
+    assert (nothing["Dice"], nothing["missed"]) == (0.0, 1.0)
+    assert all(math.isnan(nothing[name]) for name in ("HD", "HD95", "ASD"))
     usual = "most frequent class of each voxel"
     assert data.baselines("train")[usual]["Dice"] == 1.0, "of one volume it is the volume's own"
     assert data.baselines("test")[usual]["Dice"] < 0.9
